@@ -1,0 +1,1 @@
+"""The log store.  Synchronous: imports neither trio nor h11."""
