@@ -63,6 +63,18 @@ class DiskFull(LogqueueError):
         )
 
 
+class NotWritable(LogqueueError):
+    """The file system does not let us write there.  Nothing was changed."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(
+            f"{path}: not writable ({reason}); give the directory to the user that runs logqueued, "
+            "or mount it writable"
+        )
+
+
 class LimitExceeded(LogqueueError):
     """A named limit of the configuration refused the request; nothing was changed."""
 

@@ -1,0 +1,174 @@
+"""The cursor file: how far a queue has been consumed, kept in two slots on pages of their own.
+
+Each slot is a page of eight entries, one a sector.  A move is stored in the next entry of the
+working slot; a sync makes the working slot durable, and then the slots change roles.
+
+Invariants:
+  C1  the slot that was synced last is never written before the other one has been synced, so a
+      power cut finds at least the state of the last completed sync;
+  C2  the entry that a running sync covers is not written while the sync runs, so no torn sector
+      can replace it;
+  C3  two moves in a row never go to the same entry, so kill -9 in the middle of a store leaves
+      the move before it;
+  C4  generations only rise: the valid entry with the highest one is the state.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from logqueue.errors import Corrupt
+from logqueue.storage.disk import Disk, Extent
+from logqueue.storage.format import (
+    CURSOR_CLEAN,
+    CURSOR_ENTRIES,
+    CURSOR_FILE_BYTES,
+    CURSOR_SLOTS,
+    PAGE,
+    SECTOR,
+    Checkpoint,
+    decode_checkpoint,
+    encode_checkpoint,
+)
+from logqueue.storage.layout import CURSOR
+
+
+class CursorFile(NamedTuple):
+    """What a cursor file holds: the state, its slot, and the entries that could not be read."""
+
+    checkpoint: Checkpoint
+    slot: int
+    unreadable: list[Corrupt]
+
+
+def read_cursor(path: str, data: bytes, queue_seed: int) -> CursorFile:
+    """The newest valid entry.  Raises Corrupt when there is none, or NewerFormat."""
+    if len(data) != CURSOR_FILE_BYTES:
+        raise Corrupt(path, len(data), f"the cursor file must have {CURSOR_FILE_BYTES} bytes")
+    best: tuple[Checkpoint, int] | None = None
+    unreadable = []
+    for offset in range(0, CURSOR_FILE_BYTES, SECTOR):
+        sector = data[offset : offset + SECTOR]
+        if sector.count(0) == SECTOR:
+            continue
+        try:
+            checkpoint = decode_checkpoint(path, offset, sector, queue_seed)
+        except Corrupt as error:
+            unreadable.append(error)
+            continue
+        if best is None or checkpoint.generation > best[0].generation:
+            best = checkpoint, offset // PAGE
+    if best is None:
+        raise Corrupt(path, 0, "no cursor entry is readable: what was consumed is not known")
+    return CursorFile(*best, unreadable)
+
+
+class Cursor:
+    """The open cursor of one queue."""
+
+    def __init__(self, extent: Extent, queue_seed: int, state: CursorFile) -> None:
+        self._extent = extent
+        self._seed = queue_seed
+        self._working = 1 - state.slot
+        self._entry = 0
+        self._pinned = -1
+        self._stored_in = state.slot
+        self._syncing = state.checkpoint
+        self.latest = state.checkpoint
+        self.durable = state.checkpoint  # recovery has synced what it read
+
+    @classmethod
+    def create(cls, disk: Disk, directory: str, queue_seed: int, first: Checkpoint) -> Cursor:
+        """The cursor of a new queue, durable on return but for its name."""
+        extent = disk.create(os.path.join(directory, CURSOR), CURSOR_FILE_BYTES)
+        extent.write(0, encode_checkpoint(first, queue_seed))
+        extent.sync()
+        return cls(extent, queue_seed, CursorFile(first, 0, []))
+
+    @classmethod
+    def open(cls, disk: Disk, directory: str, queue_seed: int) -> Cursor:
+        """An existing cursor; unreadable entries, which a power cut leaves, are cleared.
+
+        Raises Corrupt, NewerFormat, LimitExceeded, StorageFailed.
+        """
+        path = os.path.join(directory, CURSOR)
+        extent = disk.open(path, writable=True)
+        try:
+            state = read_cursor(path, extent.read(0, extent.size), queue_seed)
+            cursor = cls(extent, queue_seed, state)
+            for _ in range(CURSOR_SLOTS if state.unreadable else 0):
+                cursor._clear_working_slot()
+        except BaseException:
+            extent.close()
+            raise
+        return cursor
+
+    def move(self, directory: str) -> None:
+        """The queue's directory has been renamed, with the cursor open."""
+        self._extent.path = os.path.join(directory, CURSOR)
+
+    def store(
+        self,
+        consumed: int,
+        base: int,
+        offset: int,
+        durable: int,
+        durable_base: int,
+        durable_offset: int,
+        flags: int = 0,
+    ) -> None:
+        """Store a new state; durable after the next sync."""
+        entry = (self._entry + 1) % CURSOR_ENTRIES
+        if entry == self._pinned:  # C2
+            entry = (entry + 1) % CURSOR_ENTRIES
+        self._entry = entry
+        self._stored_in = self._working
+        self.latest = latest = Checkpoint(
+            self.latest.generation + 1,
+            flags,
+            consumed,
+            base,
+            offset,
+            durable,
+            durable_base,
+            durable_offset,
+        )
+        self._extent.write(
+            self._working * PAGE + entry * SECTOR, encode_checkpoint(latest, self._seed)
+        )
+
+    def begin_sync(self) -> Extent | None:
+        """The file to sync so that the latest state is durable; None when it is already."""
+        if self.latest.generation == self.durable.generation:
+            return None
+        if self._stored_in != self._working:  # it was stored while the last sync ran
+            self.store(*self.latest[2:], flags=self.latest.flags)
+        self._pinned = self._entry
+        self._syncing = self.latest
+        return self._extent
+
+    def finish_sync(self) -> None:
+        """The sync that `begin_sync` asked for is done: the slots change roles."""
+        self.durable = self._syncing
+        self._pinned = -1
+        self._working = 1 - self._working
+
+    def close(self, *, clean: bool) -> None:
+        """Close the file; when `clean`, leave the state durable in both slots with the clean mark,
+        so that damage to one of them shows and costs nothing."""
+        for _ in range(CURSOR_SLOTS if clean else 0):
+            self.store(*self.latest[2:], flags=CURSOR_CLEAN)
+            self._sync()
+        self._extent.close()
+
+    def _sync(self) -> None:
+        extent = self.begin_sync()
+        if extent is not None:
+            extent.sync()
+            self.finish_sync()
+
+    def _clear_working_slot(self) -> None:
+        self._extent.write(self._working * PAGE, bytes(PAGE))
+        self.store(*self.latest[2:], flags=self.latest.flags)
+        self._sync()

@@ -1,0 +1,285 @@
+"""The only system calls of the storage: the `Disk` and `Extent` seam, and its mmap implementation.
+
+Everything stored goes through `Extent.write`, everything made durable through `sync` and
+`sync_directory`; a test's disk stands in at exactly this place.
+
+Assumptions about Linux, each measured:
+  A1  fdatasync on the descriptor covers what was stored through a shared map of it; mmap.flush()
+      would too, but holds the GIL for the whole write-back;
+  A2  a file allocated by posix_fallocate before it is mapped never raises SIGBUS for want of
+      space; a file extended by truncate, or truncated while mapped, does;
+  A3  a name is durable once its directory has been synced after the rename;
+  A4  after a failed fdatasync the kernel calls the lost pages clean: no later call tells.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import mmap
+import os
+from collections.abc import Iterator
+from typing import Protocol
+
+from logqueue.errors import Corrupt, DiskFull, LimitExceeded, Locked, NotWritable, StorageFailed
+from logqueue.storage.frame import Buffer
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+class Extent(Protocol):
+    """One open file of fixed size.  `buffer` is its mapped content, empty when opened to read."""
+
+    path: str
+    size: int
+    buffer: Buffer
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Store `data`; visible to every reader at once, durable only after `sync`."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Up to `length` bytes, fewer at the end of the file.  Raises Corrupt on a bad sector."""
+
+    def sync(self) -> None:
+        """Make everything stored before the call durable.  Raises StorageFailed: then nothing
+        may be acknowledged any more.  The one method that is safe in another thread."""
+
+    def drop_cache(self, offset: int) -> None:
+        """Forget clean cached pages from `offset` on, so that the next read is the disk's."""
+
+    def close(self) -> None:
+        """Give map and descriptor back.  Does not sync."""
+
+
+class Disk(Protocol):
+    """The file system below one data directory.  Paths are absolute or relative to the process."""
+
+    def list(self, directory: str) -> list[str]:
+        """The names in a directory, sorted."""
+
+    def exists(self, path: str) -> bool:
+        """Whether there is anything at `path`.  Raises OSError when that cannot be told."""
+
+    def make_directory(self, path: str) -> None:
+        """Create one directory; fine when it is there.  Raises DiskFull, LimitExceeded."""
+
+    def create(self, path: str, size: int) -> Extent:
+        """A new file of `size` allocated zero bytes, mapped.  Raises DiskFull (and leaves
+        nothing behind), LimitExceeded (descriptors), StorageFailed."""
+
+    def open(self, path: str, *, writable: bool = False) -> Extent:
+        """An existing file; mapped when `writable`.  Raises FileNotFoundError, LimitExceeded,
+        Corrupt (unreadable)."""
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a file or a directory its name, replacing a file that has it."""
+
+    def unlink(self, path: str) -> None:
+        """Remove a file; fine when it is gone already."""
+
+    def remove_tree(self, path: str) -> None:
+        """Remove a directory of plain files; fine when it is gone already."""
+
+    def sync_directory(self, path: str) -> None:
+        """Make the creations, renames and removals in a directory durable."""
+
+    def lock(self, path: str, *, shared: bool) -> Lock:
+        """Take the lock file.  Raises Locked when somebody else has it."""
+
+
+class Lock(Protocol):
+    """A held lock file."""
+
+    def release(self) -> None:
+        """Let the next one in."""
+
+
+def replace_file(disk: Disk, directory: str, name: str, data: bytes, temporary: str) -> None:
+    """Write a small file so that a crash leaves either the old one or the new one, whole."""
+    extent = disk.create(temporary, len(data))
+    try:
+        extent.write(0, data)
+        extent.sync()
+    finally:
+        extent.close()
+    disk.rename(temporary, os.path.join(directory, name))
+    disk.sync_directory(directory)
+
+
+@contextlib.contextmanager
+def _changing(path: str) -> Iterator[None]:
+    """Translate what the kernel says while something is being changed at `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise DiskFull(path, mmap.PAGESIZE, 0, 0) from error
+        if error.errno in _NO_DESCRIPTORS:
+            raise _too_many_files(error) from error
+        if error.errno in _NOT_ALLOWED:
+            raise NotWritable(path, error.strerror or "") from error
+        raise StorageFailed(path, error) from error
+
+
+def _too_many_files(error: OSError) -> LimitExceeded:
+    limit = os.sysconf("SC_OPEN_MAX")
+    return LimitExceeded(f"open files ({error.strerror})", limit + 1, limit)
+
+
+class MmapExtent:
+    """A file that is read with pread and, when writable, stored to through a shared map."""
+
+    def __init__(self, path: str, descriptor: int, size: int, *, writable: bool) -> None:
+        self.path = path
+        self.size = size
+        self._descriptor = descriptor
+        self._map: mmap.mmap | None = None
+        self.buffer: Buffer = b""
+        if writable:
+            self._map = self.buffer = mmap.mmap(descriptor, size)
+            # Read-ahead past the tail would build large folios there, and a small append would
+            # then write back up to 2 MiB (measured on ext4 since 6.16).
+            self._map.madvise(mmap.MADV_RANDOM)
+
+    def write(self, offset: int, data: bytes) -> None:
+        self._map[offset : offset + len(data)] = data  # type: ignore[index]
+
+    def read(self, offset: int, length: int) -> bytes:
+        try:
+            return os.pread(self._descriptor, length, offset)
+        except OSError as error:
+            raise Corrupt(self.path, offset, f"cannot be read: {error.strerror}") from error
+
+    def sync(self) -> None:
+        try:
+            os.fdatasync(self._descriptor)
+        except OSError as error:
+            raise StorageFailed(self.path, error) from error
+
+    def drop_cache(self, offset: int) -> None:
+        start = offset & -mmap.PAGESIZE
+        os.posix_fadvise(self._descriptor, start, 0, os.POSIX_FADV_DONTNEED)
+
+    def close(self) -> None:
+        if self._map is not None:
+            self._map.close()
+            self._map, self.buffer = None, b""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class _FileLock:
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        os.close(self._descriptor)
+
+
+class MmapDisk:
+    """The real file system.  `reserve_bytes` of free space are never allocated."""
+
+    def __init__(self, reserve_bytes: int = 0) -> None:
+        self._reserve_bytes = reserve_bytes
+
+    def list(self, directory: str) -> list[str]:
+        return sorted(os.listdir(directory))
+
+    def exists(self, path: str) -> bool:
+        try:
+            os.lstat(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def make_directory(self, path: str) -> None:
+        with _changing(path), contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+
+    def create(self, path: str, size: int) -> Extent:
+        free = self._free_bytes(os.path.dirname(path) or ".")
+        # The reserve is there for small files: a full disk must not stop a reset.
+        reserve = self._reserve_bytes if size > mmap.PAGESIZE else 0
+        if free - reserve < size:
+            raise DiskFull(path, size, free, reserve)
+        with _changing(path):
+            flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(path, flags, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+            return MmapExtent(path, descriptor, size, writable=True)
+        except OSError as error:
+            # A failed fallocate leaves on ext4 what it got so far: it would fill the disk.
+            os.close(descriptor)
+            self.unlink(path)
+            if error.errno in _NO_SPACE:
+                raise DiskFull(path, size, free, reserve) from error
+            raise StorageFailed(path, error) from error
+
+    def open(self, path: str, *, writable: bool = False) -> Extent:
+        flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            descriptor = os.open(path, flags)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            if error.errno in _NO_DESCRIPTORS:
+                raise _too_many_files(error) from error
+            raise Corrupt(path, 0, f"cannot be opened: {error.strerror}") from error
+        try:
+            size = os.fstat(descriptor).st_size
+            return MmapExtent(path, descriptor, size, writable=writable and size > 0)
+        except OSError as error:
+            os.close(descriptor)
+            raise Corrupt(path, 0, f"cannot be mapped: {error.strerror}") from error
+
+    def rename(self, old: str, new: str) -> None:
+        with _changing(new):
+            os.rename(old, new)
+
+    def unlink(self, path: str) -> None:
+        with _changing(path), contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+    def remove_tree(self, path: str) -> None:
+        if self.exists(path):
+            for name in self.list(path):
+                self.unlink(os.path.join(path, name))
+            with _changing(path):
+                os.rmdir(path)
+
+    def sync_directory(self, path: str) -> None:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            # A name that may or may not be there is as bad as a page that may or may not be.
+            raise StorageFailed(path, error) from error
+
+    def lock(self, path: str, *, shared: bool) -> Lock:
+        with _changing(path):
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(path, flags, 0o600)
+        try:
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 20, 0).strip().decode("ascii", "replace")
+            os.close(descriptor)
+            raise Locked(path, f"process {holder or 'unknown'}") from None
+        if not shared:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        return _FileLock(descriptor)
+
+    @staticmethod
+    def _free_bytes(directory: str) -> int:
+        with _changing(directory):
+            found = os.statvfs(directory)
+        return found.f_bavail * found.f_frsize

@@ -1,0 +1,192 @@
+"""One record on disk: encode, decode and the one walk over frames.  Pure: no I/O.
+
+A frame is a 32-byte header, the payload, and zero padding to a multiple of 8, all little-endian.
+
+Rules kept here:
+  F1  a frame is valid if and only if its type is not 0, its header check holds, it ends inside
+      the segment, and its CRC holds for its own offset under this segment's salt; so zeros are
+      never a frame, and neither are bytes that were moved or left over from another segment;
+  F2  frames start at multiples of 8 and the padding between them is zero;
+  F3  there is one decoder: the daemon, recovery, fsck and dump all read frames through it.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Iterator
+from struct import Struct
+from typing import NamedTuple, TypeAlias
+
+from crc32c import crc32c
+
+ALIGNMENT = 8
+
+Buffer: TypeAlias = bytes | bytearray | mmap.mmap
+
+FRAME = Struct("<IIQQIBBH")  # crc, length, sequence, timestamp, lag, type, flags, header check
+FRAME_BYTES = 32
+assert FRAME.size == FRAME_BYTES
+_FRAME_CHECKED = Struct("<IQQIBB")  # bytes 4..30, what the header check covers
+assert _FRAME_CHECKED.size == 26
+_U64 = Struct("<Q")
+_U32 = Struct("<I")
+_U16 = Struct("<H")
+
+TYPE_OFFSET = 28  # inside the header
+MESSAGE = 1  # the frame type of a queue message; 0 is never used
+LAG_UNKNOWN = 0xFFFFFFFF  # the lag saturates here and then says nothing about durability
+PAYLOAD_BYTES_MAX = 0xFFFFFFFF - 4096
+
+
+class Frame(NamedTuple):
+    """One record as it stands in a segment; `end` is the offset of the frame after it."""
+
+    offset: int
+    end: int
+    sequence: int
+    timestamp: int  # milliseconds since the epoch
+    lag: int
+    type: int
+    flags: int
+    payload: bytes
+
+
+class BadFrame(Exception):
+    """No valid frame at `offset`.  `reason` is for people; the subclasses are for programs."""
+
+    def __init__(self, offset: int, reason: str) -> None:
+        self.offset = offset
+        self.reason = reason
+        super().__init__(f"offset {offset}: {reason}")
+
+
+class Unwritten(BadFrame):
+    """The header is all zero: nothing was ever stored here."""
+
+
+class BadHeader(BadFrame):
+    """The header does not verify, so not even its length can be believed."""
+
+
+class BadPayload(BadFrame):
+    """The header verifies and the rest does not: `end` tells where the next frame must start."""
+
+    def __init__(self, offset: int, reason: str, sequence: int, end: int) -> None:
+        self.sequence = sequence
+        self.end = end
+        super().__init__(offset, reason)
+
+
+class Short(BadFrame):
+    """The buffer ends before the frame does: read up to `end` and try again."""
+
+    def __init__(self, offset: int, end: int) -> None:
+        self.end = end
+        super().__init__(offset, f"the buffer ends before the frame, which ends at {end}")
+
+
+def salt_seed(salt: int) -> int:
+    """The CRC state that every frame of a segment with this salt starts from."""
+    return crc32c(_U64.pack(salt))
+
+
+def frame_bytes(length: int) -> int:
+    """Bytes that a record with a payload of `length` occupies, padding included."""
+    return (FRAME_BYTES + length + ALIGNMENT - 1) & -ALIGNMENT
+
+
+def encode_header(
+    seed: int, offset: int, sequence: int, timestamp: int, lag: int, flags: int, payload: bytes
+) -> bytes:
+    """The 32 bytes in front of `payload` when the frame stands at `offset` under `seed`.
+
+    Four chained CRC calls instead of one over a joined buffer: the payload is never copied here.
+    """
+    checked = _FRAME_CHECKED.pack(len(payload), sequence, timestamp, lag, MESSAGE, flags)
+    state = crc32c(checked, crc32c(_U64.pack(offset), seed))
+    check = _U16.pack((state ^ state >> 16) & 0xFFFF)
+    return _U32.pack(crc32c(payload, crc32c(check, state))) + checked + check
+
+
+def decode(buffer: Buffer, at: int, offset: int, seed: int, limit: int) -> Frame:
+    """The frame at index `at` of `buffer`, whose place in the file is `offset`.
+
+    `limit` is the file offset that no frame of this segment crosses.  Raises Unwritten, BadHeader,
+    BadPayload, or Short when the buffer holds only a part of the frame.
+    """
+    header = bytes(buffer[at : at + FRAME_BYTES])
+    if len(header) < FRAME_BYTES:
+        raise Short(offset, offset + FRAME_BYTES)
+    crc, length, sequence, timestamp, lag, type_, flags, check = FRAME.unpack(header)
+    if type_ == 0:
+        if header.count(0) == FRAME_BYTES:
+            raise Unwritten(offset, "nothing is written here")
+        raise BadHeader(offset, "frame type 0")
+    state = crc32c(header[4:30], crc32c(_U64.pack(offset), seed))
+    if check != (state ^ state >> 16) & 0xFFFF:
+        raise BadHeader(offset, "the header check does not hold")
+    end = offset + ((FRAME_BYTES + length + ALIGNMENT - 1) & -ALIGNMENT)
+    if end > limit:
+        raise BadHeader(offset, f"the frame would end at {end}, past the segment's {limit}")
+    begin = at + FRAME_BYTES
+    payload = bytes(buffer[begin : begin + length])
+    if len(payload) < length or at + end - offset > len(buffer):
+        raise Short(offset, end)
+    if crc != crc32c(payload, crc32c(header[30:], state)):
+        raise BadPayload(offset, "the payload's CRC does not hold", sequence, end)
+    return Frame(offset, end, sequence, timestamp, lag, type_, flags, payload)
+
+
+Read: TypeAlias = Callable[[int, int], bytes]  # (file offset, length) -> bytes, short at the end
+
+WINDOW_BYTES = 1 << 20  # what a walk reads at a time
+
+
+class Scan(Iterator[Frame]):
+    """Walks the frames of a segment from `offset` on.
+
+    Ends without a word at the first thing that is not a valid frame: `offset` is then its place
+    and `stop` says what is there (None when the walk reached `limit`).  Reads windows through
+    `window_bytes` through `read`: no more memory than one window or the largest frame.
+    """
+
+    def __init__(
+        self, read: Read, offset: int, limit: int, seed: int, window_bytes: int = WINDOW_BYTES
+    ) -> None:
+        self.offset = offset
+        self.stop: BadFrame | None = None
+        self._read = read
+        self._limit = limit
+        self._seed = seed
+        self._window_bytes = window_bytes
+        self._window = b""
+        self._window_offset = offset
+
+    def __next__(self) -> Frame:
+        if self.offset + FRAME_BYTES > self._limit or self.stop is not None:
+            raise StopIteration
+        try:
+            frame = self._decode()
+        except BadFrame as bad:
+            self.stop = bad
+            raise StopIteration from None
+        self.offset = frame.end
+        return frame
+
+    def _decode(self) -> Frame:
+        at = self.offset - self._window_offset
+        try:
+            return decode(self._window, at, self.offset, self._seed, self._limit)
+        except Short as short:
+            wanted = max(short.end - self.offset, self._window_bytes)
+        self._window_offset = self.offset
+        self._window = self._read(self.offset, min(wanted, self._limit - self.offset))
+        try:
+            return decode(self._window, 0, self.offset, self._seed, self._limit)
+        except Short as short:
+            wanted = short.end - self.offset
+        self._window = self._read(self.offset, wanted)
+        try:
+            return decode(self._window, 0, self.offset, self._seed, self._limit)
+        except Short as short:
+            raise BadHeader(self.offset, f"the file ends before {short.end}") from None

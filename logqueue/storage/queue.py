@@ -1,0 +1,380 @@
+"""One FIFO: the log, the cursor and HTTPSQS's ring arithmetic.
+
+Invariants:
+  Q1  durable <= written: a record is promised only after the sync that began after its append;
+  Q2  consumed <= durable when `committed_reads` (durability `always`), else <= written;
+  Q3  the cursor moves before the message leaves, and only past a record whose bytes verified;
+  Q4  sequences are dense, given in arrival order and never reused; positions derive from them.
+
+A queue has one owner at a time: the event loop, or a worker that it was handed to.  The one
+thing that may go on beside the owner is `Sync.run`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+from logqueue.errors import Corrupt, DiskFull
+from logqueue.storage.cursor import Cursor
+from logqueue.storage.disk import Disk, Extent, replace_file
+from logqueue.storage.format import (
+    MAXQUEUE_DEFAULT,
+    MAXQUEUE_MAX,
+    MAXQUEUE_MIN,
+    SEGMENT_BYTES_MIN,
+    Checkpoint,
+    Meta,
+    Ring,
+    encode_meta,
+)
+from logqueue.storage.layout import META, META_TEMPORARY
+from logqueue.storage.log import Log, Position
+from logqueue.storage.recovery import Report, inspect, queue_seed
+from logqueue.storage.segment import Segment
+
+RINGS_MAX = 16  # size changes that `view` can look back across
+CHECKPOINT_BYTES = 4 << 20  # appended bytes after which the durable mark is noted again
+
+
+def clock_ms() -> int:
+    """Wall-clock milliseconds since the epoch.  Nothing but timestamps depends on it."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How the queues of one store behave."""
+
+    committed_reads: bool = True  # serve only what is durable
+    segment_bytes_max: int = 64 << 20
+    clock: Callable[[], int] = clock_ms
+
+
+class Positions(NamedTuple):
+    """A queue in HTTPSQS's words."""
+
+    maxqueue: int
+    putpos: int
+    putlap: int
+    getpos: int
+    getlap: int
+    unread: int
+
+
+NEVER_WRITTEN = Positions(MAXQUEUE_DEFAULT, 0, 1, 0, 1, 0)
+
+
+class Sync(NamedTuple):
+    """One write-back: `run` it in any thread, then give it back to `Queue.finish_sync`."""
+
+    last: int
+    end: Position
+    segment: Extent | None
+    cursor: Extent | None
+
+    def run(self) -> None:
+        """Blocks until the disk has it all.  Raises StorageFailed."""
+        if self.segment is not None:
+            self.segment.sync()
+        if self.cursor is not None:
+            self.cursor.sync()
+
+
+class Queue:
+    """One open queue."""
+
+    def __init__(
+        self, disk: Disk, directory: str, meta: Meta, log: Log, cursor: Cursor, options: Options
+    ) -> None:
+        self.name = meta.name
+        self.log = log
+        self.cursor = cursor
+        self.damage: Corrupt | None = None
+        self._disk = disk
+        self._directory = directory
+        self._meta = meta
+        self._ring = meta.rings[-1]
+        self._committed_reads = options.committed_reads
+        state = cursor.latest
+        self.consumed = max(state.consumed, self._ring.base)
+        self._position = Position(state.base, state.offset)
+        self.durable = log.last
+        self._durable_end = log.end
+        self._noted_end = Position(state.durable_base, state.durable_offset)
+
+    @classmethod
+    def create(cls, disk: Disk, directory: str, name: bytes, options: Options) -> Queue:
+        """A new queue in `directory`, whose basename is `directory_name(name)`.
+
+        It is built beside and given its name when it is whole.  Raises DiskFull, LimitExceeded.
+        """
+        building = directory + ".tmp"
+        disk.remove_tree(building)
+        disk.make_directory(building)
+        ring = Ring(0, 0, MAXQUEUE_DEFAULT)
+        meta = Meta(secrets.token_bytes(16), options.clock(), name, (ring,), {})
+        _write_meta(disk, building, meta)
+        log = Log.create(disk, building, meta.queue_id, options.clock, options.segment_bytes_max)
+        try:
+            first = Checkpoint(1, 0, 0, *log.end, 0, *log.end)
+            cursor = Cursor.create(disk, building, queue_seed(meta.queue_id), first)
+            disk.sync_directory(building)
+            disk.rename(building, directory)
+            disk.sync_directory(os.path.dirname(directory))
+        except BaseException:
+            log.close()
+            raise
+        log.move(directory)
+        cursor.move(directory)
+        return cls(disk, directory, meta, log, cursor, options)
+
+    @classmethod
+    def open(cls, disk: Disk, directory: str, options: Options) -> tuple[Queue, Report]:
+        """Recover the queue in `directory`.
+
+        Raises Corrupt when acknowledged data is damaged or missing, NewerFormat, DiskFull (when
+        sequences must step up, which takes a new segment), LimitExceeded, StorageFailed.  Nothing
+        is changed before the whole directory has been inspected.
+        """
+        report = inspect(disk, directory)
+        if report.damage:
+            raise report.damage[0]
+        meta, tail = report.meta, report.tail
+        assert meta is not None
+        assert tail is not None
+        for name in [*report.unfinished, *report.stale]:
+            disk.unlink(os.path.join(directory, name))
+        extent = disk.open(os.path.join(directory, tail.name), writable=True)
+        active = Segment(extent, tail.header, tail.last, tail.end)
+        log = Log(
+            disk,
+            directory,
+            meta.queue_id,
+            report.sealed,
+            active,
+            options.clock,
+            options.segment_bytes_max,
+        )
+        try:
+            if not tail.appendable:  # R3: the next put rolls
+                active.retire()
+            if report.next_sequence != tail.last + 1:
+                log.roll(base=report.next_sequence)
+            cursor = Cursor.open(disk, directory, queue_seed(meta.queue_id))
+        except BaseException:
+            log.close()
+            raise
+        return cls(disk, directory, meta, log, cursor, options), report
+
+    # ------------------------------------------------------------ the hot path
+
+    def fits(self, length: int) -> bool:
+        """Whether a put of `length` bytes needs no roll, which would block."""
+        return self.log.active.fits(length)
+
+    def put(self, payload: bytes) -> int | None:
+        """Append one message: its position, or None when the ring is full.
+
+        Raises Corrupt (the queue has stopped), DiskFull, LimitExceeded; then nothing was stored.
+        """
+        if self.damage is not None:
+            raise self.damage
+        log, ring = self.log, self._ring
+        # HTTPSQS's ring never lets the writer stand on the reader, once there is a reader.
+        capacity = ring.maxqueue if self.consumed == ring.base else ring.maxqueue - 1
+        if log.active.last - self.consumed >= capacity:
+            return None
+        sequence = log.append(payload, self.durable)
+        return (sequence - ring.base - 1) % ring.maxqueue + 1
+
+    def get(self) -> tuple[int, bytes] | None:
+        """Consume the oldest message: (position, payload), or None when there is none.
+
+        Raises Corrupt when its bytes are not what was written: then it is not consumed, and the
+        queue stops.
+        """
+        if self.damage is not None:
+            raise self.damage
+        sequence = self.consumed + 1
+        if sequence > (self.durable if self._committed_reads else self.log.active.last):
+            return None
+        try:
+            frame, self._position = self.log.read(sequence, self._position)
+        except Corrupt as error:
+            self.damage = error
+            raise
+        self.consumed = sequence
+        self._store_cursor()
+        return (sequence - self._ring.base - 1) % self._ring.maxqueue + 1, frame.payload
+
+    # ------------------------------------------------------------ looking
+
+    def view(self, position: int) -> bytes | None:
+        """The message that was stored last at a ring position, while it is on disk."""
+        upper = self.durable if self._committed_reads else self.log.last
+        for ring in reversed(self._meta.rings):
+            sequence = upper - (upper - ring.base - position) % ring.maxqueue
+            if position <= ring.maxqueue and sequence > ring.after:
+                found = self.log.find(sequence)
+                return None if found is None else self.log.read(sequence, found)[0].payload
+            upper = min(upper, ring.after)
+        return None
+
+    @property
+    def positions(self) -> Positions:
+        """Where writer and reader stand."""
+        ring, last, consumed = self._ring, self.log.last, self.consumed
+        put = (last - ring.base - 1) % ring.maxqueue + 1 if last > ring.base else 0
+        get = (consumed - ring.base - 1) % ring.maxqueue + 1 if consumed > ring.base else 0
+        return Positions(ring.maxqueue, put, 2 if put < get else 1, get, 1, last - consumed)
+
+    @property
+    def unsynced_bytes(self) -> int:
+        """Bytes appended since the last sync; the roll syncs, so one segment is all there is."""
+        base, offset = self._durable_end
+        return self.log.active.end - offset if base == self.log.active.base else 0
+
+    # ------------------------------------------------------------ write-back
+
+    def begin_sync(self) -> Sync | None:
+        """What must be synced so that all puts and gets so far are durable; None when they are.
+
+        One at a time: `finish_sync` or `fail` must follow before the next.
+        """
+        last, end = self.log.last, self.log.end
+        if last > self.durable and self._checkpoint_due(end):
+            self._store_cursor()
+        segment = self.log.active.extent if last > self.durable else None
+        cursor = self.cursor.begin_sync()
+        if segment is None and cursor is None:
+            return None
+        return Sync(last, end, segment, cursor)
+
+    def finish_sync(self, sync: Sync) -> None:
+        """`sync.run()` returned: what it covered is durable."""
+        self.durable = sync.last
+        self._durable_end = sync.end
+        if sync.cursor is not None:
+            self.cursor.finish_sync()
+
+    def sync(self) -> None:
+        """Make everything so far durable, here and now."""
+        pending = self.begin_sync()
+        if pending is not None:
+            pending.run()
+            self.finish_sync(pending)
+
+    def checkpoint(self) -> bool:
+        """Note the durable mark in the cursor, for the next sync; False when it stands there.
+
+        Done when a queue falls quiet: it shrinks what recovery cannot tell from a tear.
+        """
+        if self._noted_end == self._durable_end:
+            return False
+        self._store_cursor()
+        return True
+
+    def _checkpoint_due(self, end: Position) -> bool:
+        return end.base != self._noted_end.base or (
+            end.offset - self._noted_end.offset >= CHECKPOINT_BYTES
+        )
+
+    def _store_cursor(self) -> None:
+        self.cursor.store(self.consumed, *self._position, self.durable, *self._durable_end)
+        self._noted_end = self._durable_end
+
+    # ------------------------------------------------------------ changes that block
+
+    def roll(self, length: int = 0) -> None:
+        """Seal the active segment and start one with room for `length` bytes.
+
+        Raises DiskFull, LimitExceeded; then nothing has changed.
+        """
+        self.log.roll(length)
+        self.durable, self._durable_end = self.log.last, self.log.end
+
+    def reset(self) -> None:
+        """Empty the queue: positions and size back to their first values, disk space given back.
+
+        The meta file goes first: should a crash come between, the ring's base says that
+        everything below it is consumed.
+        """
+        self.sync()
+        last = self.log.last
+        self._change_rings((Ring(last, last, MAXQUEUE_DEFAULT),))
+        self.consumed, self._position = last, self.log.end
+        self._store_cursor()
+        self.sync()
+        self.damage = None
+        with contextlib.suppress(DiskFull):
+            self._free_active()
+        self.free(last + 1)
+
+    def set_maxqueue(self, maxqueue: int) -> bool:
+        """Change the ring's size; False when the positions do not allow it.
+
+        `maxqueue` must lie within MAXQUEUE_MIN and MAXQUEUE_MAX.
+        """
+        assert MAXQUEUE_MIN <= maxqueue <= MAXQUEUE_MAX
+        now = self.positions
+        if maxqueue < now.putpos or maxqueue < now.getpos or now.putpos < now.getpos:
+            return False
+        if maxqueue != now.maxqueue:
+            last, first = self.log.last, self.log.first
+            rings = self._meta.rings
+            # A ring whose successor begins below the oldest record has nothing left to show.
+            kept = [r for r, successor in pairwise(rings) if successor.after >= first]
+            ring = Ring(last, last - now.putpos, maxqueue)
+            self._change_rings((*kept, rings[-1], ring)[-RINGS_MAX:])
+        return True
+
+    def free(self, before: int) -> int:
+        """Unlink the sealed segments below `before` that are durably consumed; bytes freed."""
+        return self.log.drop_before(min(before, self.cursor.durable.consumed + 1))
+
+    def free_idle(self) -> int:
+        """Give back the active segment of a queue that is empty and has grown; bytes freed."""
+        if self.consumed < self.log.last or self.log.active.header.size <= SEGMENT_BYTES_MIN:
+            return 0
+        self.sync()
+        self._free_active()
+        return self.free(self.log.last + 1)
+
+    def close(self, *, clean: bool = True) -> None:
+        """Sync everything, mark the queue as cleanly closed, give the files back.
+
+        With `clean=False` only the files are given back: for a queue whose sync has failed.
+        """
+        try:
+            untouched = self.cursor.durable.clean and self.log.last == self.cursor.durable.durable
+            if clean and not untouched:
+                self.sync()
+                self._store_cursor()
+            self.cursor.close(clean=clean and not untouched)
+        finally:
+            self.log.close()
+
+    def _free_active(self) -> None:
+        if self.log.active.last >= self.log.active.base:
+            self.log.roll(restart=True)
+            self.durable, self._durable_end = self.log.last, self.log.end
+            self._position = self.log.end
+            self._store_cursor()
+            self.sync()
+
+    def _change_rings(self, rings: tuple[Ring, ...]) -> None:
+        meta = self._meta._replace(rings=rings)
+        _write_meta(self._disk, self._directory, meta)
+        self._meta, self._ring = meta, rings[-1]
+
+
+def _write_meta(disk: Disk, directory: str, meta: Meta) -> None:
+    temporary = os.path.join(directory, META_TEMPORARY)
+    replace_file(disk, directory, META, encode_meta(meta), temporary)
