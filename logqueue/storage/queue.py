@@ -179,6 +179,14 @@ class Queue:
         """Whether a put of `length` bytes needs no roll, which would block."""
         return self.log.active.fits(length)
 
+    @property
+    def full(self) -> bool:
+        """Whether the ring takes no message.  HTTPSQS's ring holds one less once it was read
+        from, because its writer may not stand on its reader."""
+        ring, consumed = self._ring, self.consumed
+        capacity = ring.maxqueue if consumed == ring.base else ring.maxqueue - 1
+        return self.log.active.last - consumed >= capacity
+
     def put(self, payload: bytes) -> int | None:
         """Append one message: its position, or None when the ring is full.
 
@@ -186,12 +194,10 @@ class Queue:
         """
         if self.damage is not None:
             raise self.damage
-        log, ring = self.log, self._ring
-        # HTTPSQS's ring never lets the writer stand on the reader, once there is a reader.
-        capacity = ring.maxqueue if self.consumed == ring.base else ring.maxqueue - 1
-        if log.active.last - self.consumed >= capacity:
+        if self.full:
             return None
-        sequence = log.append(payload, self.durable)
+        ring = self._ring
+        sequence = self.log.append(payload, self.durable)
         return (sequence - ring.base - 1) % ring.maxqueue + 1
 
     def get(self) -> tuple[int, bytes] | None:
@@ -336,12 +342,26 @@ class Queue:
         return True
 
     def free(self, before: int) -> int:
-        """Unlink the sealed segments below `before` that are durably consumed; bytes freed."""
+        """Unlink the sealed segments below `before` that are consumed; bytes freed.
+
+        Makes the cursor durable first: what a crash brings back must never be a record whose
+        segment is gone.
+        """
+        self.sync()
         return self.log.drop_before(min(before, self.cursor.durable.consumed + 1))
 
-    def free_idle(self) -> int:
-        """Give back the active segment of a queue that is empty and has grown; bytes freed."""
-        if self.consumed < self.log.last or self.log.active.header.size <= SEGMENT_BYTES_MIN:
+    @property
+    def oversized(self) -> bool:
+        """Whether the queue is empty and its active segment has grown beyond the smallest."""
+        grown = self.log.active.header.size > SEGMENT_BYTES_MIN
+        return grown and self.consumed == self.log.active.last
+
+    def shrink(self) -> int:
+        """Start again with the smallest segment, if `oversized`; the bytes freed.
+
+        Raises DiskFull, LimitExceeded; then nothing has changed.
+        """
+        if not self.oversized:
             return 0
         self.sync()
         self._free_active()

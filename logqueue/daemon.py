@@ -1,0 +1,152 @@
+"""logqueued: recover, then serve until told to stop.  The composition root.
+
+One nursery holds the committer, and inside it a second one the chores and the listeners, so that
+the syncs outlive everything that waits for them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import ipaddress
+import logging
+import logging.handlers
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+
+import trio
+
+from logqueue import config as configuration
+from logqueue.commit import Committer
+from logqueue.config import Config
+from logqueue.detach import detached
+from logqueue.errors import LogqueueError, StorageFailed, UsageError
+from logqueue.local import LocalQueues
+from logqueue.storage.disk import MmapDisk
+from logqueue.storage.queue import Options
+from logqueue.storage.store import Store
+from logqueue.web.httpsqs import Dialect
+from logqueue.web.server import listen, serve
+
+EXIT_USAGE = 1  # as HTTPSQS: anything that keeps the daemon from starting
+SYSLOG = "/dev/log"  # where a detached daemon's messages go
+EXIT_STORAGE = 74  # EX_IOERR of sysexits(3): the disk failed; do not restart without a look at it
+
+_log = logging.getLogger("logqueue.daemon")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the daemon; the exit status."""
+    faulthandler.enable()  # a bad sector under a map is a SIGBUS: say where, then die
+    try:
+        config = configuration.parse(list(sys.argv[1:] if argv is None else argv))
+        if config.detach:
+            with detached() as ready:
+                return _run(config, ready)
+        return _run(config, lambda: None)
+    except BaseException as error:
+        cause = _innermost(error)
+        if not isinstance(cause, LogqueueError | OSError | StorageFailed):
+            raise
+        print(f"logqueued: {cause}", file=sys.stderr)
+        return EXIT_STORAGE if isinstance(cause, StorageFailed) else EXIT_USAGE
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """The first error inside nested groups; each of them ends the daemon, one tells why."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _run(config: Config, ready: Callable[[], None]) -> int:
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    if config.detach and os.path.exists(SYSLOG):
+        logging.getLogger().addHandler(logging.handlers.SysLogHandler(SYSLOG))
+    trio.run(_serve, config, ready, restrict_keyboard_interrupt_to_checkpoints=True)
+    return 0
+
+
+async def _serve(config: Config, ready: Callable[[], None]) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with _queues(config) as queues, trio.open_nursery() as nursery:
+            drain = trio.Event()
+            nursery.start_soon(_stop_on_signal, signals, drain)
+            await queues.recover()
+            listeners = listen(config.address, config.port)
+            with _pid_file(config.pid_file):
+                _announce(config, listeners)
+                ready()
+                nursery.start_soon(queues.run)
+                dialect = Dialect(queues, os.fsencode(config.auth) if config.auth else None)
+                await serve(listeners, dialect.handle, config, drain=drain)
+            nursery.cancel_scope.cancel()
+
+
+@contextlib.asynccontextmanager
+async def _queues(config: Config) -> AsyncIterator[LocalQueues]:
+    """The open data directory; closed cleanly unless the storage has failed."""
+    options = Options(
+        committed_reads=config.durability == "always",
+        segment_bytes_max=config.segment_bytes_max,
+    )
+    disk = MmapDisk(config.disk_reserve_bytes)
+    store = await trio.to_thread.run_sync(Store.open, disk, config.data_directory, options)
+    async with trio.open_nursery() as nursery:
+        committer = Committer()
+        await nursery.start(committer.run)
+        queues = LocalQueues(store, committer, config)
+        yield queues
+        await queues.close()
+        nursery.cancel_scope.cancel()
+
+
+async def _stop_on_signal(signals: AsyncIterator[int], drain: trio.Event) -> None:
+    """The first signal drains, the second one ends the process at once."""
+    async for number in signals:
+        if drain.is_set():
+            _log.warning("%s again: stopping at once", signal.Signals(number).name)
+            os._exit(128 + number)
+        _log.info("%s: finishing the requests in flight", signal.Signals(number).name)
+        drain.set()
+
+
+@contextlib.contextmanager
+def _pid_file(path: str | None) -> Iterator[None]:
+    if path is None:
+        yield
+        return
+    try:
+        with open(path, "w", encoding="ascii") as file:
+            file.write(f"{os.getpid()}\n")
+    except OSError as error:
+        raise UsageError(f"-i {path}: {error.strerror}; choose a path you may write") from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
+def _announce(config: Config, listeners: Sequence[socket.socket]) -> None:
+    """The ready line: recovery is done, and these addresses are open."""
+    for listener in listeners:
+        host, port = listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        if not config.auth and not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+            _log.warning(
+                "%s is open to other machines and there is no password: "
+                "anyone who reaches it owns the queues; set --auth-file",
+                shown,
+            )
+        print(
+            f"logqueued: ready on http://{shown}:{port}/ "
+            f"(data in {config.data_directory}, durability {config.durability})",
+            file=sys.stderr,
+            flush=True,
+        )
