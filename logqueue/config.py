@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NoReturn
 
@@ -31,7 +32,15 @@ class Config:
     segment_bytes_max: int = 64 * MIB  # a tail of 64 MiB is scanned in a third of a second
     disk_reserve_bytes: int = 16 * MIB  # room for metadata, and for an operator to log in
 
+    # HTTP: what one client may make the daemon hold, and for how long.
     timeout_idle_s: float = 60.0  # HTTPSQS's default for -t
+    receive_rate_min: int = KIB  # bytes/s; a request may take timeout_idle_s and its size over this
+    head_bytes_max: int = 8 * MIB  # Node and Python 2 clients put through the URL; h11 stops at 16K
+    header_count_max: int = 2000  # HTTPSQS had no limit; a thousand were recorded
+    body_bytes_max: int = 64 * MIB  # a message stands in memory as a whole
+    requests_bytes_max: int = 256 * MIB  # of half-sent requests, over all connections
+    connections_max: int = 10_000  # one costs about 10 KB
+    drain_s: float = 10.0  # for requests in flight when the daemon stops
 
 
 class _Parser(argparse.ArgumentParser):
@@ -41,10 +50,155 @@ class _Parser(argparse.ArgumentParser):
 
 def parse(argv: list[str]) -> Config:
     """Command line -> `Config`.  Raises UsageError; `-h` prints the help and exits with 0."""
-    parser = _Parser(prog="logqueued", description="A crash-safe HTTP message queue.")
-    parser.add_argument("-x", "--data", metavar="DIR", dest="data_directory", required=True)
-    parser.add_argument("-l", "--listen", metavar="ADDR", dest="address")
-    parser.add_argument("-p", "--port", metavar="PORT", type=int)
-    parser.add_argument("--version", action="version", version=f"logqueue {__version__}")
-    given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
+    given = {k: v for k, v in vars(_parser().parse_args(argv)).items() if v is not None}
+    for ignored in ("cache", "memory"):
+        given.pop(ignored, None)
+    password_file = given.pop("auth_file", None)
+    if password_file is not None:
+        if "auth" in given:
+            raise UsageError("-a and --auth-file exclude each other; leave one out")
+        given["auth"] = _password(password_file)
+    if "sync_interval_s" in given:
+        given.setdefault("durability", "interval")
     return Config(**given)
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="logqueued",
+        usage="logqueued -x DIR [options]",
+        description="A crash-safe HTTP message queue that speaks HTTPSQS 1.7.",
+        epilog="Example: logqueued -x /var/lib/logqueue, then "
+        "curl 'http://127.0.0.1:1218/?name=q&opt=put&data=hello'",
+        allow_abbrev=False,
+    )
+    _add_http_options(parser)
+    _add_storage_options(parser)
+    _add_process_options(parser)
+    return parser
+
+
+def _add_http_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("network")
+    group.add_argument(
+        "-l",
+        "--listen",
+        metavar="ADDR",
+        dest="address",
+        help="address to listen on (default 127.0.0.1; HTTPSQS had 0.0.0.0). On any other, set a "
+        "password: whoever reaches the port owns the queues",
+    )
+    group.add_argument(
+        "-p",
+        "--port",
+        metavar="PORT",
+        type=_number(int, 0, 65535),
+        help="port to listen on (default 1218; 0 takes a free one)",
+    )
+    group.add_argument(
+        "-t",
+        "--timeout",
+        metavar="SECONDS",
+        dest="timeout_idle_s",
+        type=_number(float, 0.001, 1e9),
+        help="close a connection that has been idle for so long (default 60)",
+    )
+    group.add_argument(
+        "-a",
+        "--auth",
+        metavar="PASSWORD",
+        help="password that each request must carry as auth=. Every user of this machine can see "
+        "it in the process list: prefer --auth-file",
+    )
+    group.add_argument(
+        "--auth-file",
+        metavar="FILE",
+        help="read the password from the first line of FILE",
+    )
+
+
+def _add_storage_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("storage")
+    group.add_argument(
+        "-x",
+        "--data",
+        metavar="DIR",
+        dest="data_directory",
+        required=True,
+        help="data directory, made when absent (required)",
+    )
+    group.add_argument(
+        "--durability",
+        choices=("always", "interval", "os"),
+        help="what an answer to put promises. always (default): the message is on the disk. "
+        "interval: it survives kill -9; a power cut loses the last seconds, see -s. os: it "
+        "survives kill -9; a power cut loses what the kernel had not written back",
+    )
+    group.add_argument(
+        "-s",
+        "--sync-interval",
+        metavar="SECONDS",
+        dest="sync_interval_s",
+        type=_number(float, 0.001, 1e9),
+        help="seconds between syncs to disk (default 5); selects --durability interval",
+    )
+    for flags, name, unit, was in (
+        (("-c", "--cache"), "cache", "NODES", "the cached nodes of its B+ tree"),
+        (("-m", "--memory"), "memory", "MB", "its mapped memory"),
+    ):
+        group.add_argument(
+            *flags,
+            metavar=unit,
+            dest=name,
+            type=_number(int, 0, 10**9),
+            help=f"accepted for HTTPSQS's command lines, without effect: it sized {was}, and "
+            "logqueue leaves caching to the kernel",
+        )
+
+
+def _add_process_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("process")
+    group.add_argument(
+        "-d",
+        "--daemon",
+        dest="detach",
+        action="store_true",
+        default=None,
+        help="run in the background; returns once the daemon serves, or fails saying why",
+    )
+    group.add_argument(
+        "-i",
+        "--pid-file",
+        metavar="FILE",
+        dest="pid_file",
+        help="write the process id to FILE, remove it at the end (default: none; HTTPSQS had "
+        "/tmp/httpsqs.pid)",
+    )
+    group.add_argument(
+        "-v",
+        "--version",
+        action="version",
+        version=f"logqueue {__version__}",
+        help="print the version and exit",
+    )
+
+
+def _number(kind: type[int] | type[float], least: float, most: float) -> Callable[[str], float]:
+    def convert(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = kind(-1)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least} to {most}")
+        return value
+
+    return convert
+
+
+def _password(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.readline().removesuffix("\n")
+    except OSError as error:
+        raise UsageError(f"--auth-file {path}: {error.strerror}") from error

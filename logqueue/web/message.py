@@ -1,0 +1,86 @@
+"""What passes between HTTP and a dialect: `Request` in, `Response` out, `Refused` instead.
+
+`Layout` is the part of an answer that the request decides alone: which lines stand around what the
+dialect says, and whether the connection stays open.  Clients count these lines (the C client takes
+the position from the fourth and the body from the ninth), so their order is protocol; it is the
+order of HTTPSQS 1.7, recorded.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+KEEP_ALIVE_LINE = b"Connection: keep-alive\r\n"
+CLOSE_LINE = b"Connection: close\r\n"
+
+
+class Layout(NamedTuple):
+    """The lines around an answer.  Every line carries its own CR LF; an absent line is empty."""
+
+    version: bytes  # as it is echoed on the status line
+    connection: bytes  # stands after Content-Type
+    dated: bool  # Date stands after Pos
+    kept: bytes  # stands where Date would: HTTP/1.0 says keep-alive twice
+    framed: bool  # Content-Length
+    last: bytes  # stands at the end
+    closes: bool
+
+
+KEPT = Layout(b"HTTP/1.1", KEEP_ALIVE_LINE, True, b"", True, b"", closes=False)
+CLOSED = Layout(b"HTTP/1.1", b"", True, b"", True, CLOSE_LINE, closes=True)
+KEPT_1_0 = Layout(b"HTTP/1.0", KEEP_ALIVE_LINE, False, KEEP_ALIVE_LINE, True, b"", closes=False)
+UNFRAMED_1_0 = Layout(b"HTTP/1.0", KEEP_ALIVE_LINE, False, b"", False, b"", closes=True)
+CLOSED_1_0 = Layout(b"HTTP/1.0", b"", False, b"", False, CLOSE_LINE, closes=True)
+
+
+def layout(version: tuple[int, int], *, close: bool, keep_alive: bool, proxied: bool) -> Layout:
+    """How HTTPSQS 1.7 lays out its answer to a request of that version.
+
+    `close` and `keep_alive` are the tokens in the request's Connection header, `proxied` says that
+    the target was an absolute http or https URL: such an answer names no Connection and closes.
+    """
+    if version >= (1, 1):
+        chosen = CLOSED if close or proxied else KEPT
+    elif close or proxied:
+        chosen = CLOSED_1_0
+    else:
+        chosen = KEPT_1_0 if keep_alive and version == (1, 0) else UNFRAMED_1_0
+    if proxied:
+        chosen = chosen._replace(last=b"")
+    return chosen._replace(version=b"HTTP/%d.%d" % version)
+
+
+class Request(NamedTuple):
+    """One complete request.  `target` holds bytes 0x21 to 0x7e only; what a client sent raw
+    beyond them has been percent-encoded.  `content_type` is empty when the request named none."""
+
+    method: bytes
+    target: bytes
+    content_type: bytes
+    body: bytes
+    layout: Layout
+
+
+class Response(NamedTuple):
+    """What a dialect answers; always status 200.  `position` becomes the Pos header.
+
+    `content_type` goes on the wire as it is: it must not hold CR, LF or NUL.
+    """
+
+    body: bytes
+    position: int | None = None
+    content_type: bytes = b"text/plain"
+
+
+class Refused(Exception):
+    """The bytes are not a request that may become an operation; the connection closes after it.
+
+    `status` is the HTTP status.  `reason` is for the log, and when `explained` also for the
+    client: HTTPSQS's own refusals had fixed bodies, which are kept.
+    """
+
+    def __init__(self, status: int, reason: str, *, explained: bool = False) -> None:
+        self.status = status
+        self.reason = reason
+        self.explained = explained
+        super().__init__(f"{status}: {reason}")

@@ -1,0 +1,190 @@
+"""Bytes of one connection into requests.  PURE, sans-IO.
+
+Plan: collect bytes until a head is complete, rewrite it where a real client is old-fashioned
+(`head`), let h11 judge it, then collect the body that it announces.  Anything else is `Refused`,
+after which the connection must close: where the next request starts is not known any more.
+
+`Reader` is fed by `receive` and asked by `next_request` until it says None.  The result never
+depends on how the bytes were cut into pieces.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import h11
+
+from logqueue.config import Config
+from logqueue.web import head
+from logqueue.web.chunked import ChunkedBody
+from logqueue.web.message import Layout, Refused, Request, layout
+
+_head_end = re.compile(rb"\n\r?\n")
+
+
+class _Head(NamedTuple):
+    """A judged head; `length` is the body's length, None when it is chunked."""
+
+    method: bytes
+    target: bytes
+    content_type: bytes
+    layout: Layout
+    length: int | None
+    expects_continue: bool
+
+
+class Reader:
+    """The receiving side of one connection."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._buffer = bytearray()
+        self._searched = 0  # the buffer holds no end of a head before this offset
+        self._line: head.RequestLine | None = None
+        self._head: _Head | None = None
+        self._chunked: ChunkedBody | None = None
+        self.expects_continue = False  # the client waits for 100 Continue; the server clears it
+
+    @property
+    def bytes_held(self) -> int:
+        """Bytes in memory that are not a request yet."""
+        chunked = 0 if self._chunked is None else len(self._chunked.body)
+        return len(self._buffer) + chunked
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing of a next request has arrived."""
+        return not self._buffer and self._head is None
+
+    def receive(self, data: bytes) -> None:
+        """Take bytes from the client."""
+        self._buffer += data
+
+    def next_request(self) -> Request | None:
+        """The next complete request, or None until more bytes come.  Raises Refused."""
+        if self._head is None:
+            self._head = self._read_head()
+            if self._head is None:
+                return None
+        body = self._read_body(self._head)
+        if body is None:
+            return None
+        method, target, content_type, layout_, _, _ = self._head
+        self._head = self._chunked = None
+        self.expects_continue = False
+        return Request(method, target, content_type, body, layout_)
+
+    def _read_head(self) -> _Head | None:
+        buffer = self._buffer
+        if self._line is None and not self._read_request_line():
+            return None
+        assert self._line is not None
+        end = _head_end.search(buffer, self._searched)
+        size = len(buffer) if end is None else end.end()
+        if size > self._config.head_bytes_max:
+            raise self._head_too_large()
+        if end is None:
+            self._searched = max(0, len(buffer) - 2)
+            return None
+        count = buffer.count(b"\n", 0, size) - 2
+        if count > self._config.header_count_max:
+            limit = self._config.header_count_max
+            raise Refused(431, f"more than {limit} header lines", explained=True)
+        lines = [raw.removesuffix(b"\r") for raw in bytes(buffer[:size]).split(b"\n")]
+        del buffer[:size]
+        line, self._line, self._searched = self._line, None, 0
+        return _judge(line, lines[1:-2], self._config)
+
+    def _read_request_line(self) -> bool:
+        """Rubbish is refused at the end of its first line: it may never send a head's end."""
+        buffer = self._buffer
+        if buffer and buffer[0] <= 0x20:
+            raise Refused(400, "request line")
+        end = buffer.find(b"\n", self._searched)
+        if end < 0:
+            self._searched = len(buffer)
+            if len(buffer) > self._config.head_bytes_max:
+                raise self._head_too_large()
+            return False
+        self._line = head.request_line(bytes(buffer[:end]).removesuffix(b"\r"))
+        self._searched = end
+        return True
+
+    def _head_too_large(self) -> Refused:
+        limit = self._config.head_bytes_max
+        if self._line is None:
+            return Refused(414, f"request line exceeds {limit} bytes", explained=True)
+        return Refused(431, f"head exceeds {limit} bytes", explained=True)
+
+    def _read_body(self, announced: _Head) -> bytes | None:
+        buffer = self._buffer
+        if announced.length is None:
+            if self._chunked is None:
+                self._chunked = ChunkedBody(self._config.body_bytes_max)
+                self.expects_continue = announced.expects_continue and not buffer
+            return bytes(self._chunked.body) if self._chunked.feed(buffer) else None
+        if len(buffer) < announced.length:
+            self.expects_continue = announced.expects_continue and not buffer
+            return None
+        with memoryview(buffer) as view:
+            body = bytes(view[: announced.length])
+        del buffer[: announced.length]
+        return body
+
+
+def _judge(line: head.RequestLine, lines: list[bytes], config: Config) -> _Head:
+    """h11 reads the cleaned head; then the few things that h11 leaves to its user."""
+    if any(b"\0" in raw for raw in lines):
+        raise Refused(400, "NUL in the head")
+    cleaned = head.clean(line, lines)
+    if line.method not in head.METHODS:
+        raise Refused(501, "method")
+    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=len(cleaned))
+    connection.receive_data(cleaned)
+    try:
+        event = connection.next_event()
+    except h11.RemoteProtocolError as error:
+        raise Refused(400, str(error)) from error
+    assert isinstance(event, h11.Request), event
+    headers: dict[bytes, list[bytes]] = {}
+    for name, value in event.headers:
+        headers.setdefault(name, []).append(value)
+    return _announce(line, bytes(event.method), bytes(event.target), headers, config)
+
+
+def _announce(
+    line: head.RequestLine,
+    method: bytes,
+    target: bytes,
+    headers: dict[bytes, list[bytes]],
+    config: Config,
+) -> _Head:
+    expects = [value.lower() for value in headers.get(b"expect", ())]
+    if line.version < (1, 1):
+        expects = []  # RFC 9110, section 10.1.1
+    if expects not in ([], [b"100-continue"]):
+        raise Refused(417, "Expect")
+    if [value.lower() for value in headers.get(b"sec-fetch-site", ())] == [b"cross-site"]:
+        raise Refused(403, "another web site made the browser send this request", explained=True)
+    length = int(headers.get(b"content-length", [b"0"])[0])
+    if length > config.body_bytes_max:
+        raise Refused(413, f"body exceeds {config.body_bytes_max} bytes", explained=True)
+    tokens = {
+        token.strip().lower()
+        for value in headers.get(b"connection", ())
+        for token in value.split(b",")
+    }
+    return _Head(
+        method,
+        target,
+        headers.get(b"content-type", [b""])[0],
+        layout(
+            line.version,
+            close=b"close" in tokens,
+            keep_alive=b"keep-alive" in tokens,
+            proxied=line.proxied,
+        ),
+        None if b"transfer-encoding" in headers else length,
+        bool(expects),
+    )
