@@ -85,6 +85,23 @@ class LimitExceeded(LogqueueError):
         super().__init__(f"{limit}: {value} exceeds the maximum of {maximum}")
 
 
+class BadOption(LogqueueError):
+    """A setting of a queue is not usable; nothing was changed."""
+
+    def __init__(self, option: str, reason: str) -> None:
+        self.option = option
+        self.reason = reason
+        super().__init__(f"{option}: {reason}")
+
+
+class NoSuchQueue(LogqueueError):
+    """Nobody has created the queue, or somebody has deleted it meanwhile."""
+
+    def __init__(self, name: bytes) -> None:
+        self.name = name
+        super().__init__(f"there is no queue {name!r}; create it, or put a message")
+
+
 class UsageError(LogqueueError):
     """The command line, the configuration or the environment is not usable; says the remedy."""
 
