@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test check format clean
+.PHONY: run test torture check format clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -14,6 +14,11 @@ run: .venv/ready
 
 test: .venv/ready
 	$(BIN)/python -m pytest -q
+
+# The long runs.  ROUNDS and SEED may be given: make torture ROUNDS=100 SEED=7
+torture: ROUNDS ?= 1000
+torture: .venv/ready
+	$(BIN)/python -m tools.torture --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
 
 check: .venv/ready
 	$(BIN)/ruff check .

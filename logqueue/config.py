@@ -142,6 +142,21 @@ def _add_storage_options(parser: argparse.ArgumentParser) -> None:
         type=_number(float, 0.001, 1e9),
         help="seconds between syncs to disk (default 5); selects --durability interval",
     )
+    group.add_argument(
+        "--segment-bytes",
+        metavar="BYTES",
+        dest="segment_bytes_max",
+        type=_number(int, 64 * KIB, 1 << 40),
+        help="size that segment files grow to (default 67108864). Consumed messages are deleted "
+        "by whole files; after a crash the newest file is read once",
+    )
+    group.add_argument(
+        "--reserve-bytes",
+        metavar="BYTES",
+        dest="disk_reserve_bytes",
+        type=_number(int, 0, 1 << 60),
+        help="free disk space that messages never take (default 16777216); puts are refused there",
+    )
     for flags, name, unit, was in (
         (("-c", "--cache"), "cache", "NODES", "the cached nodes of its B+ tree"),
         (("-m", "--memory"), "memory", "MB", "its mapped memory"),

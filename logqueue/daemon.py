@@ -25,6 +25,7 @@ from logqueue.config import Config
 from logqueue.detach import detached
 from logqueue.errors import LogqueueError, StorageFailed, UsageError
 from logqueue.local import LocalQueues
+from logqueue.storage import failpoint
 from logqueue.storage.disk import MmapDisk
 from logqueue.storage.queue import Options
 from logqueue.storage.store import Store
@@ -95,7 +96,7 @@ async def _queues(config: Config) -> AsyncIterator[LocalQueues]:
         committed_reads=config.durability == "always",
         segment_bytes_max=config.segment_bytes_max,
     )
-    disk = MmapDisk(config.disk_reserve_bytes)
+    disk = failpoint.around(MmapDisk(config.disk_reserve_bytes), os.environ.get(failpoint.VARIABLE))
     store = await trio.to_thread.run_sync(Store.open, disk, config.data_directory, options)
     async with trio.open_nursery() as nursery:
         committer = Committer()

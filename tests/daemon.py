@@ -3,59 +3,128 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
-START_S = 20.0
-
-
-def free_port() -> int:
-    """A port that nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+START_S = 30.0  # a start on a busy machine
+_READY = re.compile(r"logqueued: ready on http://.*:([0-9]+)/")
 
 
 class Daemon:
-    """One daemon on 127.0.0.1; `start` and `stop` may be repeated on the same data directory."""
+    """One daemon on 127.0.0.1; `start` and `stop` may be repeated on the same data directory.
 
-    def __init__(self, directory: Path, arguments: Sequence[str] = ()) -> None:
+    It takes a free port at every start, unless `arguments` have `-p`.  `prefix` is a command to
+    run it under (strace, setpriv), which must become the daemon by exec.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        arguments: Sequence[str] = (),
+        *,
+        prefix: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.directory = directory
-        self.port = free_port()
+        self.data = directory / "data"
         self.arguments = list(arguments)
-        self._process: subprocess.Popen[bytes] | None = None
+        self.prefix = list(prefix)
+        self.environment = dict(environment or {})
+        self.port = 0  # of the running daemon
+        self._process: subprocess.Popen[str] | None = None
+        self._log: list[str] = []
+        self._reading: threading.Thread | None = None
+        self._port_told = threading.Event()
+
+    @property
+    def log(self) -> str:
+        """What it has written to stderr since its start; all of it once it has ended."""
+        return "".join(self._log)
+
+    @property
+    def pid(self) -> int:
+        """The process id of the running daemon."""
+        assert self._process is not None
+        return self._process.pid
+
+    def launch(self) -> None:
+        """Start the process without waiting for anything."""
+        assert self._process is None
+        command = [*self.prefix, sys.executable, "-m", "logqueue", "-l", "127.0.0.1"]
+        command += ["-p", "0", "-x", str(self.data), *self.arguments]
+        self._process = subprocess.Popen(
+            command,
+            cwd=self.directory,
+            env={**os.environ, **self.environment},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stderr is not None
+        self._log = []
+        self._port_told = threading.Event()
+        told = self._port_told
+        self._reading = threading.Thread(
+            target=self._read, args=(self._process.stderr, self._log, told), daemon=True
+        )
+        self._reading.start()
+
+    def wait_ready(self) -> bool:
+        """Wait for the ready line; False when the process ended instead."""
+        assert self._port_told.wait(START_S), f"not ready after {START_S} s: {self.log}"
+        return self.port != 0
 
     def start(self) -> None:
-        """Start the process and wait until it accepts connections."""
-        assert self._process is None
-        command = [sys.executable, "-m", "logqueue", "-l", "127.0.0.1", "-p", str(self.port)]
-        command += ["-x", str(self.directory / "data"), *self.arguments]
-        self._process = subprocess.Popen(command, cwd=self.directory, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + START_S
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError), self.connect():
-                return
-            assert self._process.poll() is None, f"exited with {self._process.returncode}"
-            time.sleep(0.02)
-        raise AssertionError(f"not listening after {START_S} s")
+        """Start the process and wait until it serves."""
+        self.launch()
+        if not self.wait_ready():
+            raise AssertionError(f"exited with {self.wait()}: {self.log}")
+
+    def wait(self, timeout_s: float = START_S) -> int:
+        """Wait for its end; the exit status (negative for a signal)."""
+        assert self._process is not None
+        assert self._reading is not None
+        try:
+            status = self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            raise
+        self._process = None
+        self._reading.join()
+        return status
+
+    def ends_within(self, seconds: float) -> bool:
+        """Whether it ends by itself in that time; `wait` for it afterwards."""
+        assert self._process is not None
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def send(self, number: int) -> None:
+        """Send it a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal, wait for the end, return the exit status (negative for a signal)."""
-        assert self._process is not None
-        process, self._process = self._process, None
-        process.send_signal(how)
-        try:
-            return process.wait(START_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            raise
+        self.send(how)
+        return self.wait()
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a process that has not been waited for."""
+        return self._process is not None
 
     def connect(self) -> socket.socket:
         """A new connection to it."""
@@ -74,6 +143,26 @@ class Daemon:
                 answer += data
             return answer
 
+    def ask(self, query: str, body: bytes | None = None) -> bytes:
+        """The body of the answer to one request of the HTTPSQS dialect, sent with `body` if any."""
+        method = "GET" if body is None else "POST"
+        head = f"{method} /?{query} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        if body is not None:
+            head += f"Content-Type: application/octet-stream\r\nContent-Length: {len(body)}\r\n"
+        answer = self.talk(head.encode() + b"\r\n" + (body or b""))
+        return answer.partition(b"\r\n\r\n")[2]
+
+    def _read(self, stderr: IO[str], log: list[str], told: threading.Event) -> None:
+        """Collect what the process says; its port, or 0 if it ends without telling one."""
+        self.port = 0
+        with stderr:
+            for line in stderr:
+                log.append(line)
+                if not told.is_set() and (found := _READY.match(line)):
+                    self.port = int(found[1])
+                    told.set()
+        told.set()
+
 
 @contextlib.contextmanager
 def running(directory: Path, arguments: Sequence[str] = ()) -> Iterator[Daemon]:
@@ -83,5 +172,5 @@ def running(directory: Path, arguments: Sequence[str] = ()) -> Iterator[Daemon]:
     try:
         yield daemon
     finally:
-        if daemon._process is not None:
+        if daemon.running:
             daemon.stop()

@@ -1,0 +1,214 @@
+"""Producers and consumers in processes of their own, each with a journal (see `tools.ledger`).
+
+Each client keeps one connection and pipelines on it: it writes down what it is about to ask, sends
+that many requests in one go, reads the answers, writes down what they say.  When the daemon goes
+away it writes down what had come until then, and ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import multiprocessing
+import random
+import re
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from tools.ledger import Ledger, message, sender
+
+# A server process is forked once, early and without threads, and forks the clients: 5 ms each.
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["tools.clients"])
+
+TIMEOUT_S = 60.0  # a daemon that answers nothing for so long has hung
+PAUSE_EMPTY_S = 0.002  # of a consumer that found nothing
+SIZES = (40,) * 40 + (100,) * 40 + (1000,) * 16 + (6000, 12_000, 30_000)  # bytes of a payload
+SIZE_RARE, RARELY = 100_000, 0.002  # larger than the smallest segment
+_length = re.compile(rb"Content-Length: ([0-9]+)\r\n")
+_position = re.compile(rb"Pos: ([0-9]+)\r\n")
+
+
+@dataclass(frozen=True)
+class Load:
+    """How clients work: so many messages in one go; a producer stops after `limit`."""
+
+    pipelined: int = 16
+    limit: int = 1 << 60
+    seed: int = 0
+
+
+class _Connection:
+    """Pipelined requests out, answers in."""
+
+    def __init__(self, port: int) -> None:
+        self._buffer = b""
+        self._socket = socket.socket()
+        self._socket.settimeout(TIMEOUT_S)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with contextlib.suppress(ConnectionError):  # it has died already: so nothing is answered
+            self._socket.connect(("127.0.0.1", port))
+
+    def ask(self, requests: list[bytes]) -> Iterator[tuple[int, bytes]]:
+        """Send all, then yield (position, body) of each answer; fewer when the daemon dies."""
+        with contextlib.suppress(ConnectionError):  # what it answered before can still be read
+            self._socket.sendall(b"".join(requests))
+        for _ in requests:
+            answer = self._answer()
+            if answer is None:
+                return
+            yield answer
+
+    def _answer(self) -> tuple[int, bytes] | None:
+        while (end := self._buffer.find(b"\r\n\r\n")) < 0:
+            if not self._receive():
+                return None
+        head = self._buffer[: end + 2]
+        length = _length.search(head)
+        assert length is not None, head
+        end += 4 + int(length[1])
+        while len(self._buffer) < end:
+            if not self._receive():
+                return None
+        body, self._buffer = self._buffer[end - int(length[1]) : end], self._buffer[end:]
+        position = _position.search(head)
+        return int(position[1]) if position else 0, body
+
+    def _receive(self) -> bool:
+        try:
+            data = self._socket.recv(1 << 18)
+        except ConnectionError:
+            return False
+        except OSError as error:
+            if error.errno == errno.ENOTCONN:
+                return False
+            raise
+        self._buffer += data
+        return data != b""
+
+
+def produce(port: int, queue: str, producer: int, first: int, journal: Path, load: Load) -> None:
+    """Put messages from number `first` on until the daemon goes away or the limit is reached."""
+    chance = random.Random(f"{load.seed} {producer} {first}")
+    head = (
+        f"POST /?name={queue}&opt=put HTTP/1.1\r\nHost: localhost\r\n"
+        "Content-Type: application/octet-stream\r\nContent-Length: "
+    ).encode()
+    connection = _Connection(port)
+    end = first + load.limit
+    with journal.open("w", encoding="ascii") as file:
+        while first < end:
+            last = min(first + load.pipelined, end) - 1
+            payloads = [message(producer, n, _size(chance)) for n in range(first, last + 1)]
+            file.write(f"i {first} {last}\n")
+            file.flush()
+            requests = [b"%b%d\r\n\r\n%b" % (head, len(each), each) for each in payloads]
+            n = first
+            for position, body in connection.ask(requests):
+                if body == b"HTTPSQS_PUT_OK":
+                    file.write(f"a {n} {position}\n")
+                else:
+                    file.write(f"f {n} {body[:200]!r}\n")
+                n += 1
+            if n <= last:
+                return
+            first = last + 1
+
+
+def _size(chance: random.Random) -> int:
+    return SIZE_RARE if chance.random() < RARELY else chance.choice(SIZES)
+
+
+def consume(port: int, queue: str, journal: Path, load: Load, drain: bool) -> None:
+    """Get messages until the daemon goes away; with `drain`, until the queue is empty."""
+    request = f"GET /?name={queue}&opt=get HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    connection = _Connection(port)
+    with journal.open("w", encoding="ascii") as file:
+        while True:
+            file.write(f"g {load.pipelined}\n")
+            file.flush()
+            answered = empty = 0
+            for position, body in connection.ask([request] * load.pipelined):
+                answered += 1
+                if body == b"HTTPSQS_GET_END":
+                    empty += 1
+                    file.write("e\n")
+                else:
+                    file.write(_receipt(position, body))
+            if answered < load.pipelined or (drain and empty == answered):
+                return
+            if empty == answered:
+                time.sleep(PAUSE_EMPTY_S)
+
+
+def _receipt(position: int, body: bytes) -> str:
+    try:
+        producer, n = sender(body)
+    except ValueError as error:
+        return f"x {position} {error} {body[:100]!r}\n"
+    return f"r {position} {producer} {n}\n"
+
+
+@dataclass
+class Crew:
+    """Clients of one daemon, their journals in `directory`, and the ledgers of their queues.
+
+    Client i works on queue i modulo the number of queues.
+    """
+
+    directory: Path
+    queues: Sequence[str]
+    producers: int
+    consumers: int
+    ledgers: dict[str, Ledger] = field(default_factory=dict)
+    _working: list[BaseProcess] = field(default_factory=list)
+    _producing: dict[int, Path] = field(default_factory=dict)
+    _consuming: dict[int, Path] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.ledgers = {queue: Ledger() for queue in self.queues}
+
+    def start(self, port: int, load: Load, *, consume_only: bool = False) -> None:
+        """Start every client; `consume_only` starts the consumers, until all queues are empty."""
+        for i in range(0 if consume_only else self.producers):
+            queue = self.queues[i % len(self.queues)]
+            path = self._producing[i] = self.directory / f"producer-{i}"
+            self._start(produce, port, queue, i, self.ledgers[queue].next_of(i), path, load)
+        for i in range(max(self.consumers, len(self.queues))):
+            queue = self.queues[i % len(self.queues)]
+            path = self._consuming[i] = self.directory / f"consumer-{i}"
+            self._start(consume, port, queue, path, load, consume_only)
+
+    def _start(self, *command: object) -> None:
+        run, *arguments = command
+        assert callable(run)
+        process = _CONTEXT.Process(target=run, args=arguments)
+        process.start()
+        self._working.append(process)
+
+    def finish(self, *, crashed: bool) -> None:
+        """Wait until the clients have noticed that the daemon is gone; take their journals in.
+
+        Raises Broken when the daemon has broken a promise.
+        """
+        for process in self._working:
+            process.join(TIMEOUT_S + 10)
+            assert process.exitcode == 0, f"a client ended with {process.exitcode}"
+        self._working.clear()
+        for at, queue in enumerate(self.queues):
+            mine = slice(at, None, len(self.queues))
+            self.ledgers[queue].absorb(
+                {i: _lines(self._producing[i]) for i in sorted(self._producing)[mine]},
+                [_lines(self._consuming[i]) for i in sorted(self._consuming)[mine]],
+                crashed=crashed,
+            )
+        self._producing.clear()
+        self._consuming.clear()
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text("ascii").splitlines() if path.exists() else []

@@ -1,0 +1,182 @@
+"""What clients saw, and what it proves about the daemon.  Pure but for reading journals.
+
+Every message says who sent it, which one of that producer it is, and a CRC of itself.  A client
+writes down what it is about to do, does it, and writes down what came of it: its journal is the
+only witness.  A journal is lines of text:
+
+    producer    i FIRST LAST     about to put these messages, in this order
+                a N POSITION     message N was acknowledged and stands at POSITION
+                f N ANSWER       message N was refused: it must never be delivered
+    consumer    g COUNT          about to get so many messages
+                r POSITION PRODUCER N   this one was delivered, unaltered
+                e                the queue was empty
+                x POSITION WHY   delivered, but altered
+
+`Ledger` holds one queue to its promises, round by round.  Positions number a queue's messages
+without a gap, so each one must be delivered exactly once, in order; the only ones that may be
+missing are those that a get had taken when the daemon died under it (at most once, as promised).
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from typing import NamedTuple
+
+_NOISE = bytes((i * 197 + (i >> 8) * 71) & 0xFF for i in range(1 << 17))
+
+
+class Broken(Exception):
+    """The daemon broke a promise."""
+
+
+def message(producer: int, n: int, length: int) -> bytes:
+    """A payload of at least `length` bytes that proves itself."""
+    start = (producer * 7919 + n * 31) % 4096
+    content = b"%d %d %b" % (producer, n, _NOISE[start : start + length])
+    return b"%08x %b" % (zlib.crc32(content), content)
+
+
+def sender(payload: bytes) -> tuple[int, int]:
+    """The producer of a payload, and its number there.  Raises ValueError when it was altered."""
+    content = payload[9:]
+    if int(payload[:8], 16) != zlib.crc32(content):
+        raise ValueError("the CRC does not fit")
+    producer, n, _ = content.split(b" ", 2)
+    return int(producer), int(n)
+
+
+class Receipt(NamedTuple):
+    """One delivery."""
+
+    position: int
+    producer: int
+    n: int
+
+
+class Ledger:
+    """One queue, as its clients know it.  `absorb` each round's journals; `finish` after a drain.
+
+    Both raise Broken.
+    """
+
+    def __init__(self) -> None:
+        self.acknowledged = 0
+        self.delivered = 0
+        self.refused = 0
+        self.taken_unseen = 0  # positions that a get took along when the daemon died
+        self._awaited: dict[tuple[int, int], int] = {}  # acknowledged: its position
+        self._uncertain: set[tuple[int, int]] = set()  # sent, never answered
+        self._next: dict[int, int] = {}  # per producer, the next message to send
+        self._last_acknowledged: dict[int, tuple[int, int]] = {}  # per producer: n, position
+        self._last_delivered: dict[int, int] = {}
+        self._position = 0  # the last one delivered
+        self._unseen: set[int] = set()
+        self._gets_lost = 0  # gets that died with the daemon since the last delivery
+
+    def next_of(self, producer: int) -> int:
+        """The number of the next message that `producer` may send; none is ever sent twice."""
+        return self._next.get(producer, 1)
+
+    @property
+    def awaited(self) -> int:
+        """How many acknowledged messages have not been delivered yet."""
+        return len(self._awaited)
+
+    def absorb(
+        self,
+        producers: dict[int, Iterable[str]],
+        consumers: Iterable[Iterable[str]],
+        *,
+        crashed: bool = True,
+    ) -> None:
+        """Take in the journals of one life of the daemon, which ended by a crash or in order."""
+        for producer, journal in producers.items():
+            for line in journal:
+                self._sent(producer, line.split(maxsplit=2))
+        gets_lost = 0
+        receipts: list[Receipt] = []
+        for consumer in consumers:
+            gets_lost += _read_consumer(consumer, receipts)
+        self._deliver(sorted(receipts), gets_lost if crashed else 0)
+
+    def finish(self) -> None:
+        """The queue has just been drained: everything acknowledged must have come out."""
+        end = max(self._awaited.values(), default=0)
+        missing = range(self._position + 1, end + 1)
+        if len(missing) > self._gets_lost:
+            raise Broken(f"lost: the queue ended before positions {missing} were delivered")
+        self._unseen.update(missing)
+        self.taken_unseen += len(missing)
+        for (producer, n), position in self._awaited.items():
+            if position not in self._unseen:
+                raise Broken(f"lost: message {n} of producer {producer} stood at {position}")
+
+    def _sent(self, producer: int, words: list[str]) -> None:
+        what, n, *rest = words
+        if what == "i":
+            first, last = int(n), int(rest[0])
+            assert first == self.next_of(producer)
+            self._uncertain.update((producer, each) for each in range(first, last + 1))
+            self._next[producer] = last + 1
+            return
+        key = producer, int(n)
+        self._uncertain.remove(key)
+        if what == "f":
+            self.refused += 1
+            return
+        before = self._last_acknowledged.get(producer, (0, 0))
+        now = key[1], int(rest[0])
+        if now[0] <= before[0] or now[1] <= before[1]:
+            raise Broken(f"reordered: producer {producer} was told {before} and then {now}")
+        self._last_acknowledged[producer] = now
+        self._awaited[key] = now[1]
+        self.acknowledged += 1
+
+    def _deliver(self, receipts: list[Receipt], gets_lost: int) -> None:
+        """Walk this life's deliveries.  Before the first of them, gets that died with an earlier
+        life may have taken messages along; after it, only those that died with this one."""
+        inherited = self._gets_lost
+        for receipt in receipts:
+            if receipt.position <= self._position:
+                raise Broken(f"delivered twice, or out of order: {receipt} after {self._position}")
+            missing = range(self._position + 1, receipt.position)
+            gets_lost -= max(0, len(missing) - inherited)
+            inherited = 0
+            if gets_lost < 0:
+                raise Broken(f"lost: nobody got positions {missing}, and no get died with them")
+            self._unseen.update(missing)
+            self.taken_unseen += len(missing)
+            self._position = receipt.position
+            self._match(receipt)
+        self._gets_lost = gets_lost + inherited
+        self.delivered += len(receipts)
+
+    def _match(self, receipt: Receipt) -> None:
+        position, producer, n = receipt
+        acknowledged_at = self._awaited.pop((producer, n), None)
+        if acknowledged_at is None:
+            if (producer, n) not in self._uncertain:
+                raise Broken(f"never sent, refused, or delivered twice: {receipt}")
+            self._uncertain.remove((producer, n))
+        elif acknowledged_at != position:
+            raise Broken(f"moved: {receipt} was acknowledged at position {acknowledged_at}")
+        if n <= self._last_delivered.get(producer, 0):
+            raise Broken(f"reordered: {receipt} after {self._last_delivered[producer]}")
+        self._last_delivered[producer] = n
+
+
+def _read_consumer(journal: Iterable[str], receipts: list[Receipt]) -> int:
+    """Collect the receipts; how many gets were sent and never answered."""
+    asked = answered = 0
+    for line in journal:
+        what, *rest = line.split(maxsplit=3)
+        if what == "g":
+            asked += int(rest[0])
+            continue
+        answered += 1
+        if what == "x":
+            raise Broken(f"altered: {line.strip()}")
+        if what == "r":
+            receipts.append(Receipt(int(rest[0]), int(rest[1]), int(rest[2])))
+    return asked - answered
