@@ -20,6 +20,7 @@ from logqueue.config import Config
 from logqueue.errors import Corrupt, DiskFull, LimitExceeded, LogqueueError
 from logqueue.storage import compactor
 from logqueue.storage.queue import NEVER_WRITTEN, Queue
+from logqueue.storage.reader import Cold, Fetch
 from logqueue.storage.store import Store
 from logqueue.web.queues import Status
 
@@ -38,12 +39,13 @@ _log = logging.getLogger("logqueue.store")
 class _Handle(Group):
     """An open queue.  `away` while a worker owns it."""
 
-    __slots__ = ("away", "changed", "idle_ticks", "quiet", "touched")
+    __slots__ = ("away", "changed", "fetched", "idle_ticks", "quiet", "touched")
 
     def __init__(self, queue: Queue) -> None:
         super().__init__(queue)
         self.away = False
         self.changed = trio.Event()  # set, and replaced, when the queue comes back
+        self.fetched: trio.Event | None = None  # set when the read-ahead that runs has come
         self.quiet = False  # nothing was stored since the last quiet tick
         self.touched = False  # something was stored since the last compactor tick
         self.idle_ticks = 0
@@ -81,7 +83,12 @@ class LocalQueues:
             if not self._store.exists(name):
                 return None
             handle = await self._acquire(name)
-        got = handle.queue.get()
+        while True:
+            try:
+                got = handle.queue.get_nowait()
+                break
+            except Cold as cold:
+                handle = await self._fetch(handle, cold.fetch)
         if got is not None:
             await self._stored(handle)
         return got
@@ -89,7 +96,13 @@ class LocalQueues:
     async def view(self, name: bytes, position: int) -> bytes | None:
         if not self._store.exists(name):
             return None
-        return (await self._acquire(name)).queue.view(position)
+        handle = await self._acquire(name)
+        lookup = handle.queue.seek(position)
+        if lookup is None:
+            return None
+        frame = await trio.to_thread.run_sync(lookup.run)
+        handle.queue.log.learn(lookup)
+        return frame.payload if frame else None
 
     async def status(self, name: bytes) -> Status:
         if not self._store.exists(name):
@@ -144,6 +157,23 @@ class LocalQueues:
         self._dirty.add(handle)
         if handle.queue.unsynced_bytes > UNSYNCED_BYTES_SYNC:
             self._committer.request(handle)
+
+    async def _fetch(self, handle: _Handle, fetch: Fetch) -> _Handle:
+        """Have a worker read ahead for the queue's consumers, once for all that wait.
+
+        The queue stays with the event loop: producers go on.  Raises Corrupt, LimitExceeded.
+        """
+        if handle.fetched is not None:
+            await handle.fetched.wait()
+        else:
+            handle.fetched = trio.Event()
+            try:
+                await trio.to_thread.run_sync(fetch.run)
+                handle.queue.install(fetch)
+            finally:
+                handle.fetched.set()
+                handle.fetched = None
+        return await self._acquire(handle.queue.name)
 
     async def _sync_regularly(self) -> None:
         """Durability `interval`: sync all that was stored to, every few seconds."""

@@ -40,7 +40,7 @@ INDEX_ENTRY_BYTES = 16
 assert INDEX_ENTRY.size == INDEX_ENTRY_BYTES
 INDEX_STRIDE = 64 * 1024  # one index entry for this many bytes of frames
 
-SEGMENT_BYTES_MIN = 64 * 1024  # small enough that ten thousand quiet queues stay small
+SEGMENT_BYTES_MIN = 32 * 1024  # a queue of a few messages takes 48 KiB in all, and rolls double it
 
 
 class Ended(NamedTuple):

@@ -7,27 +7,25 @@ segment lies past every sequence that was ever given out.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from bisect import bisect_right
 from collections.abc import Callable
 from typing import NamedTuple
 
-from logqueue.errors import Corrupt, LogqueueError
+from logqueue.errors import Corrupt
 from logqueue.storage.disk import Disk, Extent
 from logqueue.storage.format import (
     FRAMES_OFFSET,
     NOTHING_BEFORE,
-    PAGE,
     SEGMENT_BYTES_MIN,
     Ended,
     SegmentHeader,
-    decode_segment_header,
     segment_size_for,
 )
-from logqueue.storage.frame import LAG_UNKNOWN, BadFrame, Frame, salt_seed
+from logqueue.storage.frame import LAG_UNKNOWN, BadFrame, Frame
 from logqueue.storage.layout import SPARE, segment_name
-from logqueue.storage.segment import Reader, Segment, damage, find, new_salt, stored_index
+from logqueue.storage.reader import Cold, Fetch, Lookup, Window, damage
+from logqueue.storage.segment import Segment, new_salt
 
 
 class Position(NamedTuple):
@@ -43,6 +41,23 @@ class Sealed(NamedTuple):
     ended: Ended
     size: int  # bytes of the file
     sealed_at: int
+
+
+class Removal(NamedTuple):
+    """Consumed segments that the log has let go of: `run` it in any thread."""
+
+    disk: Disk
+    directory: str
+    paths: list[str]
+    size: int  # bytes that are given back
+
+    def run(self) -> None:
+        """Unlink the files, durably.  Oldest first: a crash on the way leaves old segments
+        behind, which recovery removes, never a hole.  Raises StorageFailed, NotWritable."""
+        for path in self.paths:
+            self.disk.unlink(path)
+        if self.paths:
+            self.disk.sync_directory(self.directory)
 
 
 class Log:
@@ -66,7 +81,7 @@ class Log:
         self._clock = clock
         self._segment_bytes_max = segment_bytes_max
         self._spare: Extent | None = None
-        self._readers: dict[int, Reader] = {}
+        self._window: Window | None = None
 
     @classmethod
     def create(
@@ -119,15 +134,16 @@ class Log:
     def read(self, sequence: int, hint: Position) -> tuple[Frame, Position]:
         """The record `sequence` and the position after it; `hint` is where it probably stands.
 
-        Raises Corrupt when what stands there is not the record that was written.
+        Raises Cold when its bytes are not in memory, and Corrupt when they are not the record
+        that was written.
         """
         base, offset = hint
-        if base == self.active.base and sequence > base:
-            segment: Segment | Reader = self.active
-        else:
-            base, offset, segment = self._locate(sequence, hint)
+        active = self.active
         try:
-            frame = segment.frame(offset)
+            if base == active.base and offset >= active.hot_from:
+                frame = active.frame(offset)
+            else:
+                base, offset, frame = self._read_cold(sequence, hint)
         except BadFrame as bad:
             raise damage(self._path(base), bad, sequence) from None
         if frame.sequence != sequence:
@@ -135,19 +151,31 @@ class Log:
             raise Corrupt(self._path(base), offset, reason, sequence)
         return frame, Position(base, frame.end)
 
-    def find(self, sequence: int) -> Position | None:
-        """Where the record `sequence` stands, by the sparse index; None when it is not here."""
+    def install(self, fetch: Fetch) -> None:
+        """Take over what `fetch.run` has read."""
+        self._window = fetch.window
+
+    def forget_window(self) -> None:
+        """Give the memory of the read-ahead back; the next read fetches again."""
+        self._window = None
+
+    def lookup(self, sequence: int) -> Lookup | None:
+        """How to find the record `sequence` by the sparse index; None when it is not on disk."""
         at = self._segment_of(sequence)
         if at is None:
             return None
-        if at == len(self.sealed):
-            return Position(self.active.base, self.active.find(sequence))
-        base = self.sealed[at].ended.base
-        reader = self._open(self.sealed[at])
-        try:
-            return Position(base, find(reader, stored_index(reader), sequence))
-        finally:
-            reader.extent.close()
+        index = None
+        if at < len(self.sealed):
+            base, _, end, _ = self.sealed[at].ended
+        else:
+            base, index = self.active.base, self.active.index_for(sequence)
+            end = self.active.hot_from if index is None else self.active.end
+        return Lookup(self._disk, self._path(base), base, end, sequence, index)
+
+    def learn(self, lookup: Lookup) -> None:
+        """Keep the index that a lookup had to build, for the next one."""
+        if lookup.base == self.active.base and lookup.built is not None:
+            self.active.learn(lookup.built)
 
     def roll(self, length: int = 0, *, base: int | None = None, restart: bool = False) -> None:
         """Seal the active segment and start the next; it has room for `length` bytes of payload.
@@ -181,22 +209,20 @@ class Log:
             size = min(self.active.header.size * 2, self._segment_bytes_max)
             self._spare = self._disk.create(os.path.join(self._directory, SPARE), size)
 
-    def drop_before(self, sequence: int) -> int:
-        """Unlink the sealed segments whose records are all below `sequence`; the bytes freed.
+    def detach_before(self, sequence: int, segments_max: int | None = None) -> Removal:
+        """Let go of sealed segments whose records are all below `sequence`, oldest first, at most
+        `segments_max` of them; nobody reads them any more.
 
-        The caller has made the checkpoint durable first.  Oldest first: a crash on the way leaves
-        old segments behind, never a hole.
+        The caller has made the checkpoint durable first, and runs the removal.
         """
-        freed = 0
-        while self.sealed and self.sealed[0].ended.last < sequence:
-            oldest = self.sealed[0]
-            self._close_reader(oldest.ended.base)
-            self._disk.unlink(self._path(oldest.ended.base))
-            del self.sealed[0]
-            freed += oldest.size
-        if freed:
-            self._disk.sync_directory(self._directory)
-        return freed
+        count = 0
+        while count < len(self.sealed) and count != segments_max:
+            if self.sealed[count].ended.last >= sequence:
+                break
+            count += 1
+        gone, self.sealed[:count] = self.sealed[:count], []
+        paths = [self._path(each.ended.base) for each in gone]
+        return Removal(self._disk, self._directory, paths, sum(each.size for each in gone))
 
     def move(self, directory: str) -> None:
         """The queue's directory has been renamed, with the log open."""
@@ -205,8 +231,6 @@ class Log:
 
     def close(self) -> None:
         """Give every map and descriptor back; syncs nothing."""
-        for base in list(self._readers):
-            self._close_reader(base)
         if self._spare is not None:
             self._spare.close()
             self._disk.unlink(self._spare.path)
@@ -228,45 +252,25 @@ class Log:
         at = bisect_right(self.sealed, sequence, key=lambda each: each.ended.base) - 1
         return at if at >= 0 and sequence <= self.sealed[at].ended.last else None
 
-    def _locate(self, sequence: int, hint: Position) -> tuple[int, int, Segment | Reader]:
-        """Base, offset and reader of a record that is not the next one of the active segment."""
+    def _read_cold(self, sequence: int, hint: Position) -> tuple[int, int, Frame]:
+        """Base, offset and frame of a record that is not the next one of the hot part."""
         at = self._segment_of(sequence)
         if at is None:
             raise Corrupt(self._path(hint.base), hint.offset, "the record is missing", sequence)
         active = at == len(self.sealed)
         base = self.active.base if active else self.sealed[at].ended.base
-        for other in [each for each in self._readers if each != base]:
-            self._close_reader(other)
-        if sequence == base:
-            offset = FRAMES_OFFSET
-        elif hint.base == base:
-            offset = hint.offset
-        else:
-            found = self.find(sequence)
-            assert found is not None
-            offset = found.offset
-        if active:
-            return base, offset, self.active
-        if base not in self._readers:
-            self._readers[base] = self._open(self.sealed[at])
-        return base, offset, self._readers[base]
-
-    def _open(self, sealed: Sealed) -> Reader:
-        path = self._path(sealed.ended.base)
-        try:
-            extent = self._disk.open(path)
-        except FileNotFoundError:
-            raise Corrupt(path, 0, "the file is gone", sealed.ended.base) from None
-        try:
-            header = decode_segment_header(path, extent.read(0, PAGE))
-        except LogqueueError:
-            extent.close()
-            raise
-        return Reader(extent, salt_seed(header.salt), sealed.ended.end)
-
-    def _close_reader(self, base: int) -> None:
-        with contextlib.suppress(KeyError):
-            self._readers.pop(base).extent.close()
+        end = self.active.hot_from if active else self.sealed[at].ended.end
+        offset: int | None = hint.offset
+        if hint.base != base:
+            offset = FRAMES_OFFSET if sequence == base else None
+        if active and offset is not None and offset >= end:
+            return base, offset, self.active.frame(offset)
+        window = self._window
+        if window is not None and window.base == base and offset is not None:
+            frame = window.frame(offset)
+            if frame is not None:
+                return base, offset, frame
+        raise Cold(Fetch(self._disk, self._path(base), base, end, sequence, offset))
 
     def _path(self, base: int) -> str:
         return os.path.join(self._directory, segment_name(base))

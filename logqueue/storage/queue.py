@@ -35,7 +35,8 @@ from logqueue.storage.format import (
     encode_meta,
 )
 from logqueue.storage.layout import META, META_TEMPORARY
-from logqueue.storage.log import Log, Position
+from logqueue.storage.log import Log, Position, Removal
+from logqueue.storage.reader import Cold, Fetch, Lookup
 from logqueue.storage.recovery import Report, inspect, queue_seed
 from logqueue.storage.segment import Segment
 
@@ -201,10 +202,32 @@ class Queue:
         return (sequence - ring.base - 1) % ring.maxqueue + 1
 
     def get(self) -> tuple[int, bytes] | None:
+        """`get_nowait`, waiting for the disk if need be."""
+        while True:
+            try:
+                return self.get_nowait()
+            except Cold as cold:
+                cold.fetch.run()
+                self.install(cold.fetch)
+
+    def install(self, fetch: Fetch) -> None:
+        """`fetch.run` has returned: its window serves the gets to come.
+
+        Raises Corrupt when it met damage: then the queue stops.
+        """
+        if fetch.sequence != self.consumed + 1:
+            return  # the queue was reset meanwhile
+        if fetch.damage is not None:
+            self.damage = fetch.damage
+            raise fetch.damage
+        self.log.install(fetch)
+
+    def get_nowait(self) -> tuple[int, bytes] | None:
         """Consume the oldest message: (position, payload), or None when there is none.
 
-        Raises Corrupt when its bytes are not what was written: then it is not consumed, and the
-        queue stops.
+        Raises Cold when it is not in memory (then run its fetch, `install` that, try again), and
+        Corrupt when its bytes are not what was written: then it is not consumed, and the queue
+        stops.
         """
         if self.damage is not None:
             raise self.damage
@@ -223,13 +246,24 @@ class Queue:
     # ------------------------------------------------------------ looking
 
     def view(self, position: int) -> bytes | None:
-        """The message that was stored last at a ring position, while it is on disk."""
+        """The message that was stored last at a ring position, while it is on disk.
+
+        Blocks.  Raises Corrupt, LimitExceeded.
+        """
+        lookup = self.seek(position)
+        frame = lookup.run() if lookup else None
+        if lookup:
+            self.log.learn(lookup)
+        return frame.payload if frame else None
+
+    def seek(self, position: int) -> Lookup | None:
+        """How to find the message that was stored last at a ring position; None when there is
+        none, or it is no longer on disk.  Run it in any thread, then give it to `log.learn`."""
         upper = self.durable if self._committed_reads else self.log.last
         for ring in reversed(self._meta.rings):
             sequence = upper - (upper - ring.base - position) % ring.maxqueue
             if position <= ring.maxqueue and sequence > ring.after:
-                found = self.log.find(sequence)
-                return None if found is None else self.log.read(sequence, found)[0].payload
+                return self.log.lookup(sequence)
             upper = min(upper, ring.after)
         return None
 
@@ -342,13 +376,20 @@ class Queue:
         return True
 
     def free(self, before: int) -> int:
-        """Unlink the sealed segments below `before` that are consumed; bytes freed.
-
-        Makes the cursor durable first: what a crash brings back must never be a record whose
-        segment is gone.
-        """
+        """Unlink the sealed segments below `before` that are consumed; bytes freed.  Blocks."""
         self.sync()
-        return self.log.drop_before(min(before, self.cursor.durable.consumed + 1))
+        removal = self.release(before)
+        removal.run()
+        return removal.size
+
+    def release(self, before: int, segments_max: int | None = None) -> Removal:
+        """Let go of consumed sealed segments below `before`, the oldest `segments_max` of them.
+
+        Only below the durable checkpoint: what a crash brings back must never be a record whose
+        segment is gone.  Does not block; the removal does.
+        """
+        durable = self.cursor.durable.consumed
+        return self.log.detach_before(min(before, durable + 1), segments_max)
 
     @property
     def oversized(self) -> bool:
