@@ -34,6 +34,10 @@ _U16 = Struct("<H")
 
 TYPE_OFFSET = 28  # inside the header
 MESSAGE = 1  # the frame type of a queue message; 0 is never used
+SETTLEMENT = 2  # of a step in the acknowledgement log
+TYPES = (MESSAGE, SETTLEMENT)
+MORE = 1  # flag: the next record belongs to the same batch; there is all of a batch or nothing
+HEADERS = 2  # flag: the payload begins with a header block (`headers.py`)
 LAG_UNKNOWN = 0xFFFFFFFF  # the lag saturates here and then says nothing about durability
 PAYLOAD_BYTES_MAX = 0xFFFFFFFF - 4096
 
@@ -96,13 +100,20 @@ def frame_bytes(length: int) -> int:
 
 
 def encode_header(
-    seed: int, offset: int, sequence: int, timestamp: int, lag: int, flags: int, payload: bytes
+    seed: int,
+    offset: int,
+    sequence: int,
+    timestamp: int,
+    lag: int,
+    flags: int,
+    payload: bytes,
+    type_: int = MESSAGE,
 ) -> bytes:
     """The 32 bytes in front of `payload` when the frame stands at `offset` under `seed`.
 
     Four chained CRC calls instead of one over a joined buffer: the payload is never copied here.
     """
-    checked = _FRAME_CHECKED.pack(len(payload), sequence, timestamp, lag, MESSAGE, flags)
+    checked = _FRAME_CHECKED.pack(len(payload), sequence, timestamp, lag, type_, flags)
     state = crc32c(checked, crc32c(_U64.pack(offset), seed))
     check = _U16.pack((state ^ state >> 16) & 0xFFFF)
     return _U32.pack(crc32c(payload, crc32c(check, state))) + checked + check

@@ -32,18 +32,6 @@ from logqueue.storage.format import (
     SegmentHeader,
     decode_meta,
     decode_segment_header,
-    footer_offset,
-)
-from logqueue.storage.frame import (
-    ALIGNMENT,
-    FRAME_BYTES,
-    LAG_UNKNOWN,
-    MESSAGE,
-    TYPE_OFFSET,
-    WINDOW_BYTES,
-    BadFrame,
-    Scan,
-    salt_seed,
 )
 from logqueue.storage.layout import (
     CURSOR,
@@ -54,25 +42,7 @@ from logqueue.storage.layout import (
     segment_name,
 )
 from logqueue.storage.log import Sealed
-
-
-@dataclass(slots=True)
-class Tail:
-    """The newest segment: `last` and `end` of its valid records, and what follows them.
-
-    `appendable` says that everything after `end` is zero, so that new frames may go there.
-    """
-
-    header: SegmentHeader
-    last: int
-    end: int
-    dropped_bytes: int = 0
-    appendable: bool = True
-
-    @property
-    def name(self) -> str:
-        """The file's name."""
-        return segment_name(self.header.base)
+from logqueue.storage.tail import Tail, behind, scan_tail
 
 
 @dataclass(slots=True)
@@ -232,9 +202,10 @@ def _read_tail(disk: Disk, header: SegmentHeader, report: Report) -> Tail:
         # was may be in the page cache only.
         if report.checkpoint.clean and _untouched(extent, header, report.checkpoint):
             return Tail(header, report.checkpoint.durable, report.checkpoint.durable_offset)
-        extent.sync()
-        extent.drop_cache(0)
-        return _scan_tail(extent, header, report)
+        last, start = header.base - 1, FRAMES_OFFSET
+        if report.checkpoint.durable_base == header.base:
+            last, start = report.checkpoint.durable, report.checkpoint.durable_offset
+        return scan_tail(extent, header, last, start, report.checkpoint.durable, report.notes)
     finally:
         extent.close()
 
@@ -243,80 +214,6 @@ def _untouched(extent: Extent, header: SegmentHeader, checkpoint: Checkpoint) ->
     """Whether everything behind a cleanly closed tail is still zero."""
     if checkpoint.durable_base != header.base:
         return False
-    reach, _ = _behind(extent, checkpoint.durable_offset, extent.size, 0)
+    reach, _ = behind(extent, checkpoint.durable_offset, extent.size, 0)
     extent.drop_cache(checkpoint.durable_offset)
     return reach == checkpoint.durable_offset
-
-
-def _scan_tail(extent: Extent, header: SegmentHeader, report: Report) -> Tail:
-    assert report.checkpoint is not None
-    last, start = header.base - 1, FRAMES_OFFSET
-    if report.checkpoint.durable_base == header.base:
-        last, start = report.checkpoint.durable, report.checkpoint.durable_offset
-    scan = Scan(extent.read, start, footer_offset(header.size), salt_seed(header.salt))
-    for frame in scan:
-        if frame.sequence != last + 1:
-            scan.offset = frame.offset
-            scan.stop = BadFrame(frame.offset, f"sequence {frame.sequence} stands here")
-            break
-        last = frame.sequence
-    reason = scan.stop.reason if scan.stop else "the segment is full"
-    tail = _judge(extent, Tail(header, last, scan.offset), reason, report)
-    # Read-ahead past the tail builds large folios there: see MmapExtent.
-    extent.drop_cache(tail.end)
-    return tail
-
-
-def _judge(extent: Extent, tail: Tail, reason: str, report: Report) -> Tail:
-    """Tell a tear from damage at the tail's end (R1, R2), and whether frames may go there."""
-    assert report.checkpoint is not None
-    limit = footer_offset(extent.size)
-    reach, proved = _behind(extent, tail.end, limit, salt_seed(tail.header.salt))
-    durable = max(report.checkpoint.durable, proved)
-    if tail.last < durable:
-        acknowledged = f"{reason}, but records up to {durable} were acknowledged"
-        raise Corrupt(extent.path, tail.end, acknowledged, tail.last + 1)
-    if reach > tail.end:
-        tail.dropped_bytes = reach - tail.end
-        report.notes.append(
-            f"{extent.path}: offset {tail.end}: torn tail ({reason}), "
-            f"{tail.dropped_bytes} bytes that were never acknowledged are dropped"
-        )
-    footer = extent.read(limit, extent.size - limit)
-    tail.appendable = reach == tail.end and footer.count(0) == len(footer)
-    return tail
-
-
-_ZEROS = bytes(WINDOW_BYTES)
-
-
-def _behind(extent: Extent, start: int, limit: int, seed: int) -> tuple[int, int]:
-    """Look at everything between the tail's end and `limit`.
-
-    Returns the offset after the last byte that is not zero (`start` when there is none), and the
-    highest sequence that valid frames there prove to have been durable.
-    """
-    reach, durable, offset = start, 0, start
-    while offset < limit:
-        window = extent.read(offset, min(WINDOW_BYTES, limit - offset))
-        at = 0
-        if window != _ZEROS[: len(window)]:
-            reach = max(reach, offset + len(window.rstrip(b"\0")))
-            while (at := _candidate(window, at)) + FRAME_BYTES <= len(window):
-                frame = next(Scan(extent.read, offset + at, limit, seed, FRAME_BYTES), None)
-                at = frame.end - offset if frame else at + ALIGNMENT
-                if frame and frame.lag != LAG_UNKNOWN:
-                    durable = max(durable, frame.sequence - frame.lag)
-        if offset + len(window) >= limit or not window:
-            break
-        # A header may straddle two windows; a frame may end behind this one.
-        offset += max(at, len(window) - FRAME_BYTES + ALIGNMENT)
-        reach = max(reach, min(offset, limit) if at > len(window) else 0)
-    return reach, durable
-
-
-def _candidate(window: bytes, at: int) -> int:
-    """The next index from `at` on, in steps of 8, that has a frame's type in its place."""
-    while at + FRAME_BYTES <= len(window) and window[at + TYPE_OFFSET] != MESSAGE:
-        at += ALIGNMENT
-    return at

@@ -1,0 +1,127 @@
+"""Where the records of the newest segment end: the one scan that tells a tear from damage.
+
+The rules R1 to R3 are those of `logqueue.storage.recovery`.  Reads only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from logqueue.errors import Corrupt
+from logqueue.storage.disk import Extent
+from logqueue.storage.format import SegmentHeader, footer_offset
+from logqueue.storage.frame import (
+    ALIGNMENT,
+    FRAME_BYTES,
+    LAG_UNKNOWN,
+    MORE,
+    TYPE_OFFSET,
+    TYPES,
+    WINDOW_BYTES,
+    BadFrame,
+    Scan,
+    salt_seed,
+)
+from logqueue.storage.layout import segment_name
+
+
+@dataclass(slots=True)
+class Tail:
+    """The newest segment: `last` and `end` of its valid records, and what follows them.
+
+    `appendable` says that everything after `end` is zero, so that new frames may go there.
+    """
+
+    header: SegmentHeader
+    last: int
+    end: int
+    dropped_bytes: int = 0
+    appendable: bool = True
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return segment_name(self.header.base)
+
+
+def scan_tail(
+    extent: Extent, header: SegmentHeader, last: int, start: int, durable: int, notes: list[str]
+) -> Tail:
+    """Find the end of a segment's records, from offset `start` on, behind the record `last`.
+
+    Everything up to `durable` was acknowledged: raises Corrupt when it, or what the frames behind
+    a bad one prove to have been, is not there.  A tear is told in `notes`.  The file is synced and
+    dropped from the cache first.  Raises StorageFailed.
+    """
+    extent.sync()
+    extent.drop_cache(0)
+    scan = Scan(extent.read, start, footer_offset(header.size), salt_seed(header.salt))
+    whole = Tail(header, last, start)  # as far as no batch is cut short
+    for frame in scan:
+        if frame.sequence != last + 1:
+            scan.stop = BadFrame(frame.offset, f"sequence {frame.sequence} stands here")
+            break
+        last = frame.sequence
+        if not frame.flags & MORE:
+            whole.last, whole.end = last, frame.end
+    reason = scan.stop.reason if scan.stop else "the segment is full"
+    if whole.last < last:
+        reason = f"the batch that begins here is cut short at {scan.offset}: {reason}"
+    tail = _judge(extent, whole, reason, durable, notes)
+    # Read-ahead past the tail builds large folios there: see MmapExtent.
+    extent.drop_cache(tail.end)
+    return tail
+
+
+def _judge(extent: Extent, tail: Tail, reason: str, durable: int, notes: list[str]) -> Tail:
+    """Tell a tear from damage at the tail's end (R1, R2), and whether frames may go there."""
+    limit = footer_offset(extent.size)
+    reach, proved = behind(extent, tail.end, limit, salt_seed(tail.header.salt))
+    durable = max(durable, proved)
+    if tail.last < durable:
+        acknowledged = f"{reason}, but records up to {durable} were acknowledged"
+        raise Corrupt(extent.path, tail.end, acknowledged, tail.last + 1)
+    if reach > tail.end:
+        tail.dropped_bytes = reach - tail.end
+        notes.append(
+            f"{extent.path}: offset {tail.end}: torn tail ({reason}), "
+            f"{tail.dropped_bytes} bytes that were never acknowledged are dropped"
+        )
+    footer = extent.read(limit, extent.size - limit)
+    tail.appendable = reach == tail.end and footer.count(0) == len(footer)
+    return tail
+
+
+_ZEROS = bytes(WINDOW_BYTES)
+
+
+def behind(extent: Extent, start: int, limit: int, seed: int) -> tuple[int, int]:
+    """Look at everything between the tail's end and `limit`.
+
+    Returns the offset after the last byte that is not zero (`start` when there is none), and the
+    highest sequence that valid frames there prove to have been durable.
+    """
+    reach, durable, offset = start, 0, start
+    while offset < limit:
+        window = extent.read(offset, min(WINDOW_BYTES, limit - offset))
+        at = 0
+        if window != _ZEROS[: len(window)]:
+            reach = max(reach, offset + len(window.rstrip(b"\0")))
+            while (at := _candidate(window, at)) + FRAME_BYTES <= len(window):
+                frame = next(Scan(extent.read, offset + at, limit, seed, FRAME_BYTES), None)
+                at = frame.end - offset if frame else at + ALIGNMENT
+                if frame and frame.lag != LAG_UNKNOWN:
+                    durable = max(durable, frame.sequence - frame.lag)
+        if offset + len(window) >= limit or not window:
+            break
+        # A header may straddle two windows; a frame may end behind this one.
+        offset += max(at, len(window) - FRAME_BYTES + ALIGNMENT)
+        reach = max(reach, min(offset, limit) if at > len(window) else 0)
+    return reach, durable
+
+
+def _candidate(window: bytes, at: int) -> int:
+    """The next index from `at` on, in steps of 8, that has a frame's type in its place."""
+    while at + FRAME_BYTES <= len(window) and window[at + TYPE_OFFSET] not in TYPES:
+        at += ALIGNMENT
+    return at
