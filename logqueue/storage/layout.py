@@ -2,7 +2,8 @@
 
     DATA_DIR/LOCK                         held by the daemon, or by a repair
     DATA_DIR/FORMAT                       the format version, as text
-    DATA_DIR/queues/<encoded name>/       one queue: meta, cursor, <base sequence>.log ...
+    DATA_DIR/queues/<encoded name>/       one queue: meta, cursor, <base sequence>.log ...,
+                                          and once it was leased from, <step>.ack and spare.ack
     DATA_DIR/quarantine/                  what recovery and repair set aside
 
 Whatever ends in `.tmp` was never finished and may be removed.
@@ -24,9 +25,12 @@ META = "meta"
 CURSOR = "cursor"
 META_TEMPORARY = "meta.tmp"
 SPARE = "spare.tmp"  # the next segment, prepared ahead
+ACKS_SPARE = "spare.ack"  # the next acknowledgement log: kept, so that a full disk stops no ack
 
 SEGMENT_SUFFIX = ".log"
 TEMPORARY_SUFFIX = ".tmp"
+ACKS_SUFFIX = ".ack"
+_ACKS_NAME = re.compile(r"[0-9]{20}\.ack")
 _SEGMENT_NAME = re.compile(r"[0-9]{20}\.log")
 
 
@@ -38,6 +42,16 @@ def segment_name(base: int) -> str:
 def segment_base(name: str) -> int | None:
     """The base that a segment's file name claims, or None when it is no segment's name."""
     return int(name[:20]) if _SEGMENT_NAME.fullmatch(name) else None
+
+
+def acks_name(base: int) -> str:
+    """The file name of the acknowledgement log whose first step is `base`."""
+    return f"{base:020d}{ACKS_SUFFIX}"
+
+
+def acks_base(name: str) -> int | None:
+    """The base that an acknowledgement log's file name claims, or None when it is none."""
+    return int(name[:20]) if _ACKS_NAME.fullmatch(name) else None
 
 
 DIRECTORY_NAME_MAX = 200  # leaves room for suffixes within the 255 bytes of a file name

@@ -26,12 +26,10 @@ from logqueue.storage.cursor import read_cursor
 from logqueue.storage.disk import Disk, Extent
 from logqueue.storage.format import (
     FRAMES_OFFSET,
-    PAGE,
     Checkpoint,
     Meta,
     SegmentHeader,
     decode_meta,
-    decode_segment_header,
 )
 from logqueue.storage.layout import (
     CURSOR,
@@ -42,7 +40,7 @@ from logqueue.storage.layout import (
     segment_name,
 )
 from logqueue.storage.log import Sealed
-from logqueue.storage.tail import Tail, behind, scan_tail
+from logqueue.storage.tail import Tail, behind, open_existing, read_header, scan_tail
 
 
 @dataclass(slots=True)
@@ -92,7 +90,7 @@ def queue_seed(queue_id: bytes) -> int:
 
 
 def _read_whole(disk: Disk, path: str) -> bytes:
-    extent = _open(disk, path)
+    extent = open_existing(disk, path)
     try:
         return extent.read(0, extent.size)
     finally:
@@ -111,7 +109,7 @@ def _read_meta(disk: Disk, directory: str) -> Meta:
 def _read_checkpoint(disk: Disk, report: Report) -> Checkpoint:
     assert report.meta is not None
     path = os.path.join(report.directory, CURSOR)
-    extent = _open(disk, path)
+    extent = open_existing(disk, path)
     try:
         extent.sync()  # what is read here must be what a power cut would leave
         state = read_cursor(path, extent.read(0, extent.size), queue_seed(report.meta.queue_id))
@@ -119,13 +117,6 @@ def _read_checkpoint(disk: Disk, report: Report) -> Checkpoint:
         extent.close()
     report.notes += [f"{each}; an older entry is used" for each in state.unreadable]
     return state.checkpoint
-
-
-def _open(disk: Disk, path: str) -> Extent:
-    try:
-        return disk.open(path)
-    except FileNotFoundError:
-        raise Corrupt(path, 0, "the file is missing") from None
 
 
 def _read_headers(disk: Disk, report: Report) -> list[SegmentHeader]:
@@ -142,28 +133,12 @@ def _read_headers(disk: Disk, report: Report) -> list[SegmentHeader]:
                 report.notes.append(f"{path}: not a file of logqueue, is left alone")
             continue
         try:
-            headers.append(_read_header(disk, path, base, report.meta.queue_id))
+            headers.append(read_header(disk, path, base, report.meta.queue_id))
         except Corrupt as error:
             report.damage.append(error)
     if not headers and not report.damage:
         raise Corrupt(report.directory, 0, "there is no segment file")
     return headers
-
-
-def _read_header(disk: Disk, path: str, base: int, queue_id: bytes) -> SegmentHeader:
-    extent = _open(disk, path)
-    try:
-        header = decode_segment_header(path, extent.read(0, PAGE))
-        size = extent.size
-    finally:
-        extent.close()
-    if header.queue_id != queue_id:
-        raise Corrupt(path, 0, "this is a segment of another queue")
-    if header.base != base:
-        raise Corrupt(path, 0, f"this is a copy of {segment_name(header.base)}")
-    if header.size != size:
-        raise Corrupt(path, size, f"the file must have {header.size} bytes")
-    return header
 
 
 def _link(headers: list[SegmentHeader], report: Report) -> None:
@@ -196,7 +171,7 @@ def _path(report: Report, header: SegmentHeader) -> str:
 def _read_tail(disk: Disk, header: SegmentHeader, report: Report) -> Tail:
     """Find the end of the newest segment.  Raises Corrupt when durable records are not there."""
     assert report.checkpoint is not None
-    extent = _open(disk, _path(report, header))
+    extent = open_existing(disk, _path(report, header))
     try:
         # The clean mark spares the sync, but only when nothing at all was stored after it: what
         # was may be in the page cache only.

@@ -1,4 +1,4 @@
-"""Where the records of the newest segment end: the one scan that tells a tear from damage.
+"""Segments as recovery reads them: the header, and the one scan that tells a tear from damage.
 
 The rules R1 to R3 are those of `logqueue.storage.recovery`.  Reads only.
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from logqueue.errors import Corrupt
-from logqueue.storage.disk import Extent
-from logqueue.storage.format import SegmentHeader, footer_offset
+from logqueue.storage.disk import Disk, Extent
+from logqueue.storage.format import PAGE, SegmentHeader, decode_segment_header, footer_offset
 from logqueue.storage.frame import (
     ALIGNMENT,
     FRAME_BYTES,
@@ -42,6 +42,34 @@ class Tail:
     def name(self) -> str:
         """The file's name."""
         return segment_name(self.header.base)
+
+
+def open_existing(disk: Disk, path: str) -> Extent:
+    """A file that must be there, to read.  Raises Corrupt, LimitExceeded."""
+    try:
+        return disk.open(path)
+    except FileNotFoundError:
+        raise Corrupt(path, 0, "the file is missing") from None
+
+
+def read_header(disk: Disk, path: str, base: int, queue_id: bytes) -> SegmentHeader:
+    """The header of a segment file, checked against what its name and place claim.
+
+    Raises Corrupt, NewerFormat, LimitExceeded.
+    """
+    extent = open_existing(disk, path)
+    try:
+        header = decode_segment_header(path, extent.read(0, PAGE))
+        size = extent.size
+    finally:
+        extent.close()
+    if header.queue_id != queue_id:
+        raise Corrupt(path, 0, "this is a segment of another queue")
+    if header.base != base:
+        raise Corrupt(path, 0, f"this is a copy of the segment {header.base}")
+    if header.size != size:
+        raise Corrupt(path, size, f"the file must have {header.size} bytes")
+    return header
 
 
 def scan_tail(
