@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test torture check format clean
+.PHONY: run test torture powercut check format clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -19,6 +19,10 @@ test: .venv/ready
 torture: ROUNDS ?= 1000
 torture: .venv/ready
 	$(BIN)/python -m tools.torture --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
+
+powercut: ROUNDS ?= 1000
+powercut: .venv/ready  # needs root
+	$(BIN)/python -m tools.powercut --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
 
 check: .venv/ready
 	$(BIN)/ruff check .

@@ -44,6 +44,14 @@ class Daemon:
         self._reading: threading.Thread | None = None
         self._port_told = threading.Event()
 
+    def __enter__(self) -> Daemon:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave no process behind."""
+        if self.running:
+            self.stop(signal.SIGKILL)
+
     @property
     def log(self) -> str:
         """What it has written to stderr since its start; all of it once it has ended."""
@@ -167,10 +175,8 @@ class Daemon:
 @contextlib.contextmanager
 def running(directory: Path, arguments: Sequence[str] = ()) -> Iterator[Daemon]:
     """A daemon for the length of a `with` block."""
-    daemon = Daemon(directory, arguments)
-    daemon.start()
-    try:
+    with Daemon(directory, arguments) as daemon:
+        daemon.start()
         yield daemon
-    finally:
         if daemon.running:
             daemon.stop()

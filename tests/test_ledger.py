@@ -28,6 +28,11 @@ def test_what_was_promised_passes() -> None:
     assert (ledger.acknowledged, ledger.delivered, ledger.taken_unseen) == (3, 3, 1)
 
 
+def test_a_refused_get_takes_nothing() -> None:
+    with pytest.raises(Broken, match="the queue ended"):
+        judge((PUTS, ["g 3", "r 1 0 1", "r 2 0 2", "f b'HTTPSQS_ERROR'"], True))
+
+
 def test_a_message_in_flight_may_be_gone() -> None:
     ledger = judge((PUTS, ["g 3", "r 1 0 1", "r 2 0 2", "r 3 0 3"], True))
     assert ledger.delivered == 3

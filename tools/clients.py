@@ -146,6 +146,8 @@ def consume(port: int, queue: str, journal: Path, load: Load, drain: bool) -> No
 
 
 def _receipt(position: int, body: bytes) -> str:
+    if position == 0:  # no message
+        return f"f {body[:200]!r}\n"
     try:
         producer, n = sender(body)
     except ValueError as error:
@@ -190,15 +192,19 @@ class Crew:
         process.start()
         self._working.append(process)
 
-    def finish(self, *, crashed: bool) -> None:
-        """Wait until the clients have noticed that the daemon is gone; take their journals in.
-
-        Raises Broken when the daemon has broken a promise.
-        """
+    def join(self) -> None:
+        """Wait until the clients have noticed that the daemon is gone."""
         for process in self._working:
             process.join(TIMEOUT_S + 10)
             assert process.exitcode == 0, f"a client ended with {process.exitcode}"
         self._working.clear()
+
+    def finish(self, *, crashed: bool) -> None:
+        """Wait for the clients, and take their journals in.
+
+        Raises Broken when the daemon has broken a promise.
+        """
+        self.join()
         for at, queue in enumerate(self.queues):
             mine = slice(at, None, len(self.queues))
             self.ledgers[queue].absorb(

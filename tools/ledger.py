@@ -10,6 +10,7 @@ only witness.  A journal is lines of text:
     consumer    g COUNT          about to get so many messages
                 r POSITION PRODUCER N   this one was delivered, unaltered
                 e                the queue was empty
+                f ANSWER         the get was refused: it must not have taken a message
                 x POSITION WHY   delivered, but altered
 
 `Ledger` holds one queue to its promises, round by round.  Positions number a queue's messages
@@ -63,7 +64,7 @@ class Ledger:
     def __init__(self) -> None:
         self.acknowledged = 0
         self.delivered = 0
-        self.refused = 0
+        self.refused = 0  # puts and gets
         self.taken_unseen = 0  # positions that a get took along when the daemon died
         self._awaited: dict[tuple[int, int], int] = {}  # acknowledged: its position
         self._uncertain: set[tuple[int, int]] = set()  # sent, never answered
@@ -97,7 +98,9 @@ class Ledger:
         gets_lost = 0
         receipts: list[Receipt] = []
         for consumer in consumers:
-            gets_lost += _read_consumer(consumer, receipts)
+            lost, refused = read_consumer(consumer, receipts)
+            gets_lost += lost
+            self.refused += refused
         self._deliver(sorted(receipts), gets_lost if crashed else 0)
 
     def finish(self) -> None:
@@ -166,9 +169,9 @@ class Ledger:
         self._last_delivered[producer] = n
 
 
-def _read_consumer(journal: Iterable[str], receipts: list[Receipt]) -> int:
-    """Collect the receipts; how many gets were sent and never answered."""
-    asked = answered = 0
+def read_consumer(journal: Iterable[str], receipts: list[Receipt]) -> tuple[int, int]:
+    """Collect the receipts; how many gets were never answered, and how many were refused."""
+    asked = answered = refused = 0
     for line in journal:
         what, *rest = line.split(maxsplit=3)
         if what == "g":
@@ -179,4 +182,5 @@ def _read_consumer(journal: Iterable[str], receipts: list[Receipt]) -> int:
             raise Broken(f"altered: {line.strip()}")
         if what == "r":
             receipts.append(Receipt(int(rest[0]), int(rest[1]), int(rest[2])))
-    return asked - answered
+        refused += what == "f"
+    return asked - answered, refused

@@ -165,7 +165,7 @@ def run(
     torture.drain()
     report(f"{rounds} rounds ({torture.ends}) and a drain: {account(torture.crew)}")
     if any(ledger.refused for ledger in torture.crew.ledgers.values()):
-        raise Broken("puts were refused although there was room")
+        raise Broken("requests were refused although nothing was in the way")
 
 
 def account(crew: Crew) -> str:
