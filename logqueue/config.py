@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NoReturn
 
 from logqueue import __version__
@@ -14,6 +14,9 @@ Durability = Literal["always", "interval", "os"]
 
 KIB = 1024
 MIB = 1024 * KIB
+
+DESCRIPTORS_PER_QUEUE = 4  # segment and cursor, each once more by its map
+DESCRIPTORS_RESERVED = 64  # listeners, the lock, a roll, a read-ahead, a view, a log
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,10 @@ class Config:
     sync_interval_s: float = 5.0  # HTTPSQS's default for -s
     segment_bytes_max: int = 64 * MIB  # a tail of 64 MiB is scanned in a third of a second
     disk_reserve_bytes: int = 16 * MIB  # room for metadata, and for an operator to log in
+    retain_bytes: int | None = None  # of consumed messages, per queue; both None: keep nothing
+    retain_seconds: float | None = None
+    queues_max: int = 10_000  # 48 KiB of disk each: a stranger's loop over names stops at 0.5 GB
+    queues_open_max: int = 1000  # 4 descriptors and 2 maps each; the kernel gives 65,530 maps
 
     # HTTP: what one client may make the daemon hold, and for how long.
     timeout_idle_s: float = 60.0  # HTTPSQS's default for -t
@@ -41,6 +48,21 @@ class Config:
     requests_bytes_max: int = 256 * MIB  # of half-sent requests, over all connections
     connections_max: int = 10_000  # one costs about 10 KB
     drain_s: float = 10.0  # for requests in flight when the daemon stops
+
+    def within(self, descriptors: int) -> Config:
+        """This configuration, cut down to a limit of open files where it must be.
+
+        Queues get at most a third of them, connections what is left.  Raises UsageError when
+        that is next to nothing.
+        """
+        spare = descriptors - DESCRIPTORS_RESERVED
+        if spare < DESCRIPTORS_RESERVED:
+            raise UsageError(
+                f"{descriptors} open files are too few; raise the limit (ulimit -n, LimitNOFILE)"
+            )
+        queues = min(self.queues_open_max, spare // 3 // DESCRIPTORS_PER_QUEUE)
+        connections = min(self.connections_max, spare - queues * DESCRIPTORS_PER_QUEUE)
+        return replace(self, queues_open_max=queues, connections_max=connections)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -157,6 +179,7 @@ def _add_storage_options(parser: argparse.ArgumentParser) -> None:
         type=_number(int, 0, 1 << 60),
         help="free disk space that messages never take (default 16777216); puts are refused there",
     )
+    _add_queue_options(parser.add_argument_group("queues"))
     for flags, name, unit, was in (
         (("-c", "--cache"), "cache", "NODES", "the cached nodes of its B+ tree"),
         (("-m", "--memory"), "memory", "MB", "its mapped memory"),
@@ -169,6 +192,38 @@ def _add_storage_options(parser: argparse.ArgumentParser) -> None:
             help=f"accepted for HTTPSQS's command lines, without effect: it sized {was}, and "
             "logqueue leaves caching to the kernel",
         )
+
+
+def _add_queue_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--retain-bytes",
+        metavar="BYTES",
+        type=_number(int, 0, 1 << 60),
+        help="keep consumed messages for view and replay, at most this much of each queue "
+        "(default: none are kept); they go by whole segment files",
+    )
+    group.add_argument(
+        "--retain-seconds",
+        metavar="SECONDS",
+        type=_number(float, 0, 1e10),
+        help="keep consumed messages at least so long after they were put, unless --retain-bytes "
+        "is exceeded",
+    )
+    group.add_argument(
+        "--max-queues",
+        metavar="N",
+        dest="queues_max",
+        type=_number(int, 1, 10_000_000),
+        help="refuse to create more queues than this (default 10000); those that exist are served",
+    )
+    group.add_argument(
+        "--max-open-queues",
+        metavar="N",
+        dest="queues_open_max",
+        type=_number(int, 1, 30_000),
+        help="queues held open at once (default 1000); each takes 4 file descriptors. The others "
+        "are opened when they are used",
+    )
 
 
 def _add_process_options(parser: argparse.ArgumentParser) -> None:

@@ -12,6 +12,7 @@ import ipaddress
 import logging
 import logging.handlers
 import os
+import resource
 import signal
 import socket
 import sys
@@ -69,8 +70,27 @@ def _run(config: Config, ready: Callable[[], None]) -> int:
     )
     if config.detach and os.path.exists(SYSLOG):
         logging.getLogger().addHandler(logging.handlers.SysLogHandler(SYSLOG))
+    config = _take_descriptors(config)
     trio.run(_serve, config, ready, restrict_keyboard_interrupt_to_checkpoints=True)
     return 0
+
+
+def _take_descriptors(config: Config) -> Config:
+    """Raise the limit of open files as far as we may, and stay within it."""
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    fitting = config.within(limit)
+    if fitting != config:
+        _log.warning(
+            "the limit of %d open files (ulimit -n, LimitNOFILE) allows %d connections and "
+            "%d open queues, not the %d and %d that are configured",
+            limit,
+            fitting.connections_max,
+            fitting.queues_open_max,
+            config.connections_max,
+            config.queues_open_max,
+        )
+    return fitting
 
 
 async def _serve(config: Config, ready: Callable[[], None]) -> None:

@@ -16,7 +16,7 @@ import contextlib
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -70,6 +70,13 @@ class Positions(NamedTuple):
 
 
 NEVER_WRITTEN = Positions(MAXQUEUE_DEFAULT, 0, 1, 0, 1, 0)
+
+
+def positions(ring: Ring, last: int, consumed: int) -> Positions:
+    """Where writer and reader stand when `last` is the newest sequence."""
+    put = (last - ring.base - 1) % ring.maxqueue + 1 if last > ring.base else 0
+    get = (consumed - ring.base - 1) % ring.maxqueue + 1 if consumed > ring.base else 0
+    return Positions(ring.maxqueue, put, 2 if put < get else 1, get, 1, last - consumed)
 
 
 class Sync(NamedTuple):
@@ -270,10 +277,17 @@ class Queue:
     @property
     def positions(self) -> Positions:
         """Where writer and reader stand."""
-        ring, last, consumed = self._ring, self.log.last, self.consumed
-        put = (last - ring.base - 1) % ring.maxqueue + 1 if last > ring.base else 0
-        get = (consumed - ring.base - 1) % ring.maxqueue + 1 if consumed > ring.base else 0
-        return Positions(ring.maxqueue, put, 2 if put < get else 1, get, 1, last - consumed)
+        return positions(self._ring, self.log.last, self.consumed)
+
+    @property
+    def options(self) -> Mapping[str, object]:
+        """The options in the meta file."""
+        return self._meta.options
+
+    @property
+    def hidden(self) -> int:
+        """The newest sequence that `view` cannot reach any more, whatever is on disk."""
+        return self._meta.rings[0].after
 
     @property
     def unsynced_bytes(self) -> int:
@@ -341,7 +355,8 @@ class Queue:
         self.durable, self._durable_end = self.log.last, self.log.end
 
     def reset(self) -> None:
-        """Empty the queue: positions and size back to their first values, disk space given back.
+        """Empty the queue: positions and size back to their first values.  What it held is
+        `hidden` then, and `release` lets go of it.
 
         The meta file goes first: should a crash come between, the ring's base says that
         everything below it is consumed.
@@ -354,8 +369,7 @@ class Queue:
         self.sync()
         self.damage = None
         with contextlib.suppress(DiskFull):
-            self._free_active()
-        self.free(last + 1)
+            self._restart()
 
     def set_maxqueue(self, maxqueue: int) -> bool:
         """Change the ring's size; False when the positions do not allow it.
@@ -397,16 +411,14 @@ class Queue:
         grown = self.log.active.header.size > SEGMENT_BYTES_MIN
         return grown and self.consumed == self.log.active.last
 
-    def shrink(self) -> int:
-        """Start again with the smallest segment, if `oversized`; the bytes freed.
+    def shrink(self) -> None:
+        """Start again with the smallest segment, if `oversized`; the large one is sealed then.
 
         Raises DiskFull, LimitExceeded; then nothing has changed.
         """
-        if not self.oversized:
-            return 0
-        self.sync()
-        self._free_active()
-        return self.free(self.log.last + 1)
+        if self.oversized:
+            self.sync()
+            self._restart()
 
     def close(self, *, clean: bool = True) -> None:
         """Sync everything, mark the queue as cleanly closed, give the files back.
@@ -422,7 +434,7 @@ class Queue:
         finally:
             self.log.close()
 
-    def _free_active(self) -> None:
+    def _restart(self) -> None:
         if self.log.active.last >= self.log.active.base:
             self.log.roll(restart=True)
             self.durable, self._durable_end = self.log.last, self.log.end

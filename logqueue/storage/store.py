@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from logqueue.errors import Corrupt
+from logqueue.errors import Corrupt, LogqueueError
 from logqueue.storage.disk import Disk, Lock, replace_file
-from logqueue.storage.format import decode_meta
+from logqueue.storage.format import SEGMENT_BYTES_MIN, decode_meta
 from logqueue.storage.layout import (
     FORMAT,
     LOCK,
@@ -18,8 +20,56 @@ from logqueue.storage.layout import (
     directory_name,
     encode_format,
 )
-from logqueue.storage.queue import Options, Queue
-from logqueue.storage.recovery import Report
+from logqueue.storage.log import Sealed
+from logqueue.storage.queue import Options, Positions, Queue, positions
+from logqueue.storage.recovery import Report, inspect
+
+
+class Resting(NamedTuple):
+    """What is known of a queue that is not open."""
+
+    positions: Positions
+    consumed: int
+    sealed: tuple[Sealed, ...]
+    active_bytes: int
+    hidden: int  # the newest sequence that nobody can view any more, see `Queue.hidden`
+    options: Mapping[str, object]
+    unfinished: bool  # opening it would tidy something up
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, queue: Queue) -> Resting:
+        """The facts about a queue that is being closed."""
+        return cls(
+            queue.positions,
+            queue.consumed,
+            tuple(queue.log.sealed),
+            queue.log.active.header.size,
+            queue.hidden,
+            queue.options,
+            queue.oversized,
+        )
+
+    @classmethod
+    def reported(cls, report: Report) -> Resting:
+        """The facts out of an inspection that has found no damage."""
+        assert report.meta is not None
+        assert report.checkpoint is not None
+        assert report.tail is not None
+        rings, size = report.meta.rings, report.tail.header.size
+        consumed = max(report.checkpoint.consumed, rings[-1].base)
+        last = report.next_sequence - 1
+        oversized = consumed == last and size > SEGMENT_BYTES_MIN
+        return cls(
+            positions(rings[-1], last, consumed),
+            consumed,
+            tuple(report.sealed),
+            size,
+            rings[0].after,
+            report.meta.options,
+            oversized or bool(report.stale or report.unfinished),
+            tuple(report.notes),
+        )
 
 
 class Store:
@@ -56,10 +106,18 @@ class Store:
             lock.release()
             raise
 
-    def names(self) -> list[bytes]:
-        """The names of all queues.  Those too long for a directory's name are read from disk;
-        raises Corrupt when that cannot be done."""
-        return [self._name_of(directory) for directory in sorted(self._directories)]
+    def names(self) -> tuple[list[bytes], list[LogqueueError]]:
+        """The names of all queues, and what kept some of them unread.
+
+        Those too long for a directory's name stand in a file, so this may block.
+        """
+        names, unreadable = [], []
+        for directory in sorted(self._directories):
+            try:
+                names.append(self._name_of(directory))
+            except LogqueueError as error:
+                unreadable.append(error)
+        return names, unreadable
 
     def exists(self, name: bytes) -> bool:
         """Whether the queue was ever written to."""
@@ -67,6 +125,16 @@ class Store:
 
     def __len__(self) -> int:
         return len(self._directories)
+
+    def inspect(self, name: bytes) -> Resting:
+        """What an existing queue holds, without opening it.
+
+        Raises Corrupt, NewerFormat, LimitExceeded (descriptors), StorageFailed.
+        """
+        report = inspect(self._disk, os.path.join(self._queues, directory_name(name)))
+        if report.damage:
+            raise report.damage[0]
+        return Resting.reported(report)
 
     def open_queue(self, name: bytes) -> tuple[Queue, Report]:
         """Recover an existing queue.  Raises what `Queue.open` does."""

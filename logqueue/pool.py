@@ -1,0 +1,231 @@
+"""The open queues of one store: opened on first use, closed least recently used first.
+
+A queue belongs to the event loop, which puts and gets without waiting.  For what blocks (opening,
+a roll, reset, a new size, closing) it is handed over to a worker thread as a whole, and nobody
+else touches it until it comes back; who needs it meanwhile waits.
+
+An open queue costs two maps, four descriptors and a few KiB; a closed one costs its `Resting`
+facts.  So any number of queues can exist while `open_max` of them are open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+import trio
+
+from logqueue.commit import Committer, Group
+from logqueue.errors import Corrupt, DiskFull, LimitExceeded, LogqueueError
+from logqueue.storage.queue import Queue
+from logqueue.storage.store import Resting, Store
+
+CLOSERS = 8  # queues closed at once; each takes a few syncs, see commit.SYNC_THREADS
+INSPECTORS = 4  # threads that look at queues at start: they wait for the disk most of the time
+INSPECT_BATCH = 64  # queues per visit of such a thread
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+_log = logging.getLogger("logqueue.store")
+
+
+class Handle(Group):
+    """An open queue.  `away` while a worker owns it, and for good once it is `closed`."""
+
+    __slots__ = ("away", "changed", "closed", "fetched", "stored", "used")
+
+    def __init__(self, queue: Queue, tick: int) -> None:
+        super().__init__(queue)
+        self.away = False
+        self.closed = False
+        self.changed = trio.Event()  # set, and replaced, when the queue comes back
+        self.fetched: trio.Event | None = None  # set when the read-ahead that runs has come
+        self.stored = tick  # of the pool's clock, when something was stored last
+        self.used = tick  # when it was acquired last
+
+
+class Pool:
+    """The queues of one store by name.  `tick` is its clock; whoever runs the chores moves it."""
+
+    def __init__(
+        self, store: Store, committer: Committer, *, open_max: int, queues_max: int
+    ) -> None:
+        self.open: dict[bytes, Handle] = {}
+        self.resting: dict[bytes, Resting] = {}
+        self.damaged: dict[bytes, Corrupt] = {}
+        self.tick = 0
+        self._store = store
+        self._committer = committer
+        self._queues_max = queues_max
+        self._slots = open_max  # queues that may be opened without closing another
+        self._creating = 0
+        self._opening: dict[bytes, trio.Event] = {}
+        self._waiting_for_slot = trio.lowlevel.ParkingLot()
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    def exists(self, name: bytes) -> bool:
+        """Whether the queue was ever written to."""
+        return name in self.open or name in self.resting or self._store.exists(name)
+
+    def facts(self, name: bytes) -> Resting | None:
+        """What is known of a queue; None when it does not exist or is damaged."""
+        handle = self.open.get(name)
+        return self.resting.get(name) if handle is None else Resting.of(handle.queue)
+
+    async def acquire(self, name: bytes) -> Handle:
+        """The open queue `name`, owned by the event loop; opened or created if need be.
+
+        It is the caller's until its next checkpoint.  Raises Corrupt, DiskFull, LimitExceeded,
+        NewerFormat, StorageFailed.
+        """
+        while True:
+            handle = self.open.get(name)
+            if handle is not None:
+                if not handle.away:
+                    handle.used = self.tick
+                    return handle
+                await handle.changed.wait()
+            elif name in self.damaged:
+                raise self.damaged[name]
+            elif name in self._opening:
+                await self._opening[name].wait()
+            else:
+                await self._open(name)
+
+    async def hand_over(
+        self, handle: Handle, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T:
+        """Run blocking `work` on the handle's queue in a worker thread that owns it meanwhile.
+
+        When cancelled, either nothing was done or `work` was done to its end.
+        """
+        handle.away = True
+        try:
+            await self._committer.settle(handle)
+            return await trio.to_thread.run_sync(partial(work, *args, **kwargs))
+        finally:
+            handle.away = handle.closed
+            changed, handle.changed = handle.changed, trio.Event()
+            changed.set()
+            self._waiting_for_slot.unpark()
+
+    async def recover(self) -> None:
+        """Inspect every queue; the damaged ones are logged, and answer errors from then on.
+
+        Raises StorageFailed.
+        """
+        names, unnamed = await trio.to_thread.run_sync(self._store.names)
+        for error in unnamed:
+            _log.error("a queue is not served: %s", error)
+        batches = [names[at : at + INSPECT_BATCH] for at in range(0, len(names), INSPECT_BATCH)]
+        async with trio.open_nursery() as nursery:
+            for _ in range(min(INSPECTORS, len(batches))):
+                nursery.start_soon(self._inspect, batches)
+
+    async def close(self) -> None:
+        """Sync and close every queue, then release the directory.  Raises StorageFailed."""
+        limiter = trio.CapacityLimiter(CLOSERS)
+
+        async def close_one(name: bytes) -> None:
+            async with limiter:
+                handle = await self.acquire(name)
+                await self._shut(handle, handle.queue.close)
+
+        async with trio.open_nursery() as nursery:
+            for name in self.open:
+                nursery.start_soon(close_one, name)
+        self._store.close()
+
+    async def _inspect(self, batches: list[list[bytes]]) -> None:
+        while batches:
+            for name, found in await trio.to_thread.run_sync(self._look_at, batches.pop()):
+                if isinstance(found, Corrupt):
+                    self.damaged[name] = found
+                if isinstance(found, LogqueueError):
+                    _log.error("queue %r is not served: %s", name, found)
+                else:
+                    self.resting[name] = found
+                    for note in found.notes:
+                        _log.warning("%s", note)
+
+    def _look_at(self, names: list[bytes]) -> list[tuple[bytes, Resting | LogqueueError]]:
+        found: list[tuple[bytes, Resting | LogqueueError]] = []
+        for name in names:
+            try:
+                found.append((name, self._store.inspect(name)))
+            except LogqueueError as error:
+                found.append((name, error))
+        return found
+
+    async def _open(self, name: bytes) -> None:
+        opened = self._opening[name] = trio.Event()
+        try:
+            await self._take_slot()
+            try:
+                queue = await self._open_or_create(name)
+            except BaseException:
+                self._give_slot()
+                raise
+            self.open[name] = Handle(queue, self.tick)
+            self.resting.pop(name, None)
+            self._waiting_for_slot.unpark()
+        except Corrupt as error:
+            self.damaged[name] = error
+            raise
+        finally:
+            del self._opening[name]
+            opened.set()
+
+    async def _open_or_create(self, name: bytes) -> Queue:
+        if self._store.exists(name):
+            return (await trio.to_thread.run_sync(self._store.open_queue, name))[0]
+        count = len(self._store) + self._creating + 1
+        if count > self._queues_max:
+            raise LimitExceeded("number of queues (--max-queues)", count, self._queues_max)
+        self._creating += 1
+        try:
+            return await trio.to_thread.run_sync(self._store.create_queue, name)
+        finally:
+            self._creating -= 1
+
+    async def _take_slot(self) -> None:
+        """Wait until one more queue may be open, closing the least recently used one for it.
+
+        Every queue that is opened, comes back or is closed wakes one waiter.
+        """
+        while not self._slots:
+            idle = [each for each in self.open.values() if not each.away]
+            if idle:
+                # Damage that was met while running would be forgotten: such queues go last.
+                handle = min(
+                    idle, key=lambda h: (h.queue.damage is not None, max(h.stored, h.used))
+                )
+                await self._shut(handle, partial(_give_back, handle.queue))
+            else:
+                await self._waiting_for_slot.park()
+        self._slots -= 1
+
+    def _give_slot(self) -> None:
+        self._slots += 1
+        self._waiting_for_slot.unpark()
+
+    async def _shut(self, handle: Handle, close: Callable[[], None]) -> None:
+        await self.hand_over(handle, close)
+        handle.closed = handle.away = True
+        name = handle.queue.name
+        del self.open[name]
+        self.resting[name] = Resting.of(handle.queue)
+        self._give_slot()
+
+
+def _give_back(queue: Queue) -> None:
+    """Close a queue that may stay closed for long: an empty one gives its disk space back."""
+    with contextlib.suppress(DiskFull, LimitExceeded):
+        queue.shrink()
+    queue.close()

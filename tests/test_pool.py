@@ -1,0 +1,351 @@
+"""Many queues, few of them open: the LRU, its bounds, recovery, closing, and giving space back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from logqueue.chores import IDLE_TICKS, Chores
+from logqueue.commit import Committer
+from logqueue.config import Config
+from logqueue.errors import Corrupt, LimitExceeded, UsageError
+from logqueue.local import LocalQueues
+from logqueue.pool import Handle, Pool
+from logqueue.storage.disk import MmapDisk
+from logqueue.storage.format import SEGMENT_BYTES_MIN
+from logqueue.storage.layout import directory_name, segment_name
+from logqueue.storage.queue import Options
+from logqueue.storage.store import Store
+
+HOUR_MS = 3_600_000
+
+
+class Clock:
+    """A wall clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now_ms = 1_700_000_000_000
+
+    def __call__(self) -> int:
+        return self.now_ms
+
+
+class World:
+    """A store with its pool and chores; the chores run when a test says so."""
+
+    def __init__(self, store: Store, committer: Committer, config: Config, clock: Clock) -> None:
+        self.pool = Pool(
+            store, committer, open_max=config.queues_open_max, queues_max=config.queues_max
+        )
+        self.chores = Chores(self.pool, committer, config, clock)
+        self.committer = committer
+        self.clock = clock
+
+    async def put(self, name: bytes, payload: bytes) -> Handle:
+        while True:
+            handle = await self.pool.acquire(name)
+            if handle.queue.fits(len(payload)):
+                break
+            await self.pool.hand_over(handle, handle.queue.roll, len(payload))
+        assert handle.queue.put(payload) is not None
+        self.chores.stored(handle)
+        await self.committer.commit(handle)
+        return handle
+
+    async def take_all(self, name: bytes) -> list[bytes]:
+        taken = []
+        handle = await self.pool.acquire(name)
+        while (got := handle.queue.get()) is not None:
+            taken.append(got[1])
+        self.chores.stored(handle)
+        await self.committer.commit(handle)
+        return taken
+
+    async def round(self, ticks: int = 4) -> None:
+        self.pool.tick += ticks
+        await self.chores.compact_all()
+
+
+@contextlib.asynccontextmanager
+async def world(path: Path, *, close: bool = True, **settings: object) -> AsyncIterator[World]:
+    clock = Clock()
+    config = Config(str(path), **settings)  # type: ignore[arg-type]
+    options = Options(clock=clock, segment_bytes_max=config.segment_bytes_max)
+    store = Store.open(MmapDisk(), str(path), options)
+    async with trio.open_nursery() as nursery:
+        committer = Committer()
+        await nursery.start(committer.run)
+        it = World(store, committer, config, clock)
+        await it.pool.recover()
+        yield it
+        if close:
+            await it.pool.close()
+        else:  # as kill -9 does
+            for handle in it.pool.open.values():
+                handle.queue.close(clean=False)
+            store.close()
+        nursery.cancel_scope.cancel()
+
+
+def segments(path: Path, name: bytes) -> list[Path]:
+    return sorted((path / "queues" / directory_name(name)).glob("*.log"))
+
+
+def names(count: int) -> Iterator[bytes]:
+    return (b"q%d" % number for number in range(count))
+
+
+async def test_queues_beyond_the_limit_are_closed_least_recently_used_first(tmp_path: Path) -> None:
+    async with world(tmp_path, queues_open_max=3) as it:
+        for number, name in enumerate(names(10)):
+            it.pool.tick = number
+            await it.put(name, b"m of " + name)
+            assert len(it.pool.open) <= 3
+        assert set(it.pool.open) == {b"q7", b"q8", b"q9"}
+        it.pool.tick = 10
+        await it.pool.acquire(b"q7")
+        it.pool.tick = 11
+        await it.pool.acquire(b"q0")
+        assert set(it.pool.open) == {b"q7", b"q9", b"q0"}
+        for name in names(10):
+            assert await it.take_all(name) == [b"m of " + name]
+
+
+async def test_a_hundred_tasks_share_two_open_queues(tmp_path: Path) -> None:
+    async with world(tmp_path, queues_open_max=2) as it:
+
+        async def use(name: bytes) -> None:
+            for number in range(5):
+                await it.put(name, b"%d" % number)
+                assert len(it.pool.open) <= 2
+
+        async with trio.open_nursery() as nursery:
+            for name in names(20):
+                for _ in range(5):
+                    nursery.start_soon(use, name)
+        for name in names(20):
+            assert len(await it.take_all(name)) == 25
+
+
+async def test_a_cancelled_wait_for_an_open_queue_wedges_nobody(tmp_path: Path) -> None:
+    async with world(tmp_path, queues_open_max=1) as it:
+        async with trio.open_nursery() as nursery:
+            for name in names(30):
+                nursery.start_soon(it.put, name, b"m")
+            for _ in range(5):
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        with trio.fail_after(10):
+            for name in names(30):
+                await it.put(name, b"again")
+        assert len(it.pool.open) == 1
+
+
+async def test_descriptors_do_not_grow_with_the_number_of_queues(tmp_path: Path) -> None:
+    async with world(tmp_path, queues_open_max=4) as it:
+        for name in names(4):
+            await it.put(name, b"m")
+        before = len(os.listdir("/proc/self/fd"))
+        for name in names(60):
+            await it.put(name, b"m")
+        assert len(os.listdir("/proc/self/fd")) <= before
+
+
+async def test_creation_stops_at_the_limit_and_what_exists_is_served(tmp_path: Path) -> None:
+    async with world(tmp_path, queues_max=3) as it:
+        for name in names(3):
+            await it.put(name, b"m")
+        with pytest.raises(LimitExceeded, match=r"--max-queues.*4 exceeds the maximum of 3"):
+            await it.put(b"one too many", b"m")
+        assert not it.pool.exists(b"one too many")
+        await it.put(b"q0", b"m")
+    async with world(tmp_path, queues_max=1) as it:
+        assert [await it.take_all(name) for name in names(3)] == [[b"m", b"m"], [b"m"], [b"m"]]
+
+
+async def test_the_limit_holds_for_queues_that_are_created_at_once(tmp_path: Path) -> None:
+    refused = []
+    async with world(tmp_path, queues_max=5) as it:
+
+        async def create(name: bytes) -> None:
+            try:
+                await it.put(name, b"m")
+            except LimitExceeded:
+                refused.append(name)
+
+        async with trio.open_nursery() as nursery:
+            for name in names(20):
+                nursery.start_soon(create, name)
+        assert len(it.pool) == 5
+    assert len(refused) == 15
+
+
+@pytest.mark.parametrize("clean", [True, False])
+async def test_recovery_knows_every_queue_and_opens_none(tmp_path: Path, clean: bool) -> None:
+    async with world(tmp_path, close=clean) as it:
+        for number, name in enumerate(names(70)):
+            for _ in range(number % 3):
+                await it.put(name, b"m")
+        await it.put(b"", b"the empty name")
+        await it.put(b"\xff" * 256, b"a long one")
+    async with world(tmp_path) as it:
+        assert not it.pool.open
+        unread = {name: facts.positions.unread for name, facts in it.pool.resting.items()}
+        expected = {name: number % 3 for number, name in enumerate(names(70)) if number % 3}
+        assert unread == {**expected, b"": 1, b"\xff" * 256: 1}
+        assert await it.take_all(b"\xff" * 256) == [b"a long one"]
+
+
+async def test_a_damaged_queue_keeps_no_other_from_being_served(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with world(tmp_path) as it:
+        for name in names(3):
+            await it.put(name, b"m")
+        await it.put(b"\xff" * 256, b"its name stands in its meta file only")
+    os.unlink(tmp_path / "queues" / "q1" / "cursor")
+    (tmp_path / "queues" / directory_name(b"\xff" * 256) / "meta").write_bytes(b"")
+    async with world(tmp_path) as it:
+        assert "q1/cursor: offset 0: the file is missing" in caplog.text
+        assert "inside the meta header" in caplog.text
+        for damaged in (b"q1", b"\xff" * 256):
+            assert it.pool.exists(damaged)
+            with pytest.raises(Corrupt):
+                await it.pool.acquire(damaged)
+        assert await it.take_all(b"q2") == [b"m"]
+
+
+async def test_consumed_segments_go_while_the_queue_is_in_use(tmp_path: Path) -> None:
+    async with world(tmp_path, segment_bytes_max=SEGMENT_BYTES_MIN) as it:
+        for _ in range(30):
+            await it.put(b"q", bytes(10_000))
+        assert len(segments(tmp_path, b"q")) == 15
+        for _ in range(21):
+            (await it.pool.acquire(b"q")).queue.get()
+        await it.round()
+        assert len(segments(tmp_path, b"q")) == 5
+        assert len(await it.take_all(b"q")) == 9
+        await it.round()
+        assert len(segments(tmp_path, b"q")) == 1
+
+
+async def test_nothing_goes_before_the_checkpoint_is_durable(tmp_path: Path) -> None:
+    async with world(tmp_path, segment_bytes_max=SEGMENT_BYTES_MIN) as it:
+        for _ in range(4):
+            handle = await it.put(b"q", bytes(10_000))
+        for _ in range(4):
+            handle.queue.get()
+        assert handle.queue.release(100).paths == []
+        await it.committer.commit(handle)
+        assert len(handle.queue.release(100).paths) == 1
+
+
+async def test_an_empty_idle_queue_gives_up_its_grown_segment(tmp_path: Path) -> None:
+    async with world(tmp_path) as it:
+        for _ in range(20):
+            await it.put(b"q", bytes(100_000))
+        await it.take_all(b"q")
+        await it.round()
+        [grown] = segments(tmp_path, b"q")
+        assert grown.stat().st_size > SEGMENT_BYTES_MIN
+        await it.round(IDLE_TICKS)
+        [small] = segments(tmp_path, b"q")
+        assert small.stat().st_size == SEGMENT_BYTES_MIN
+        assert (await it.put(b"q", b"goes on")).queue.log.last == 21
+        assert await it.take_all(b"q") == [b"goes on"]
+
+
+async def test_a_queue_that_is_closed_for_others_gives_up_its_grown_segment(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path, queues_open_max=1) as it:
+        for _ in range(5):
+            await it.put(b"q", bytes(100_000))
+        await it.take_all(b"q")
+        await it.put(b"other", b"m")
+        assert set(it.pool.open) == {b"other"}
+        await it.round()  # notes that there is something to do for it
+        await it.round()
+        assert sum(path.stat().st_size for path in segments(tmp_path, b"q")) == SEGMENT_BYTES_MIN
+
+
+async def test_what_a_crash_left_behind_is_freed_after_the_start(tmp_path: Path) -> None:
+    async with world(tmp_path, close=False) as it:
+        for _ in range(20):
+            await it.put(b"q", bytes(100_000))
+        await it.take_all(b"q")
+        await it.put(b"other", b"m")
+    assert sum(path.stat().st_size for path in segments(tmp_path, b"q")) > 2_000_000
+    async with world(tmp_path) as it, trio.open_nursery() as nursery:
+        nursery.start_soon(it.chores.run)
+        await trio.testing.wait_all_tasks_blocked()
+        await it.round(IDLE_TICKS)
+        await it.round(IDLE_TICKS)
+        assert sum(path.stat().st_size for path in segments(tmp_path, b"q")) == SEGMENT_BYTES_MIN
+        assert b"other" not in it.pool.open
+        nursery.cancel_scope.cancel()
+
+
+async def test_retained_seconds_hold_for_a_queue_that_nobody_uses(tmp_path: Path) -> None:
+    size = SEGMENT_BYTES_MIN
+    async with world(
+        tmp_path, queues_open_max=1, retain_seconds=3600, segment_bytes_max=size
+    ) as it:
+        for number in range(5):
+            await it.put(b"q", bytes([number]) * 20_000)
+        await it.take_all(b"q")
+        await it.round(IDLE_TICKS)
+        assert (await it.pool.acquire(b"q")).queue.view(1) == bytes(20_000)
+        usage = it.chores.usage(b"q")
+        assert (usage.consumed, usage.retained) == (0, 4 * SEGMENT_BYTES_MIN)
+        await it.put(b"other", b"m")
+        assert it.chores.usage(b"q") == usage
+        await it.round(IDLE_TICKS)
+        it.clock.now_ms += HOUR_MS
+        await it.round()
+        assert len(segments(tmp_path, b"q")) == 5
+        it.clock.now_ms += 1
+        assert it.chores.usage(b"q").consumed == 4 * SEGMENT_BYTES_MIN
+        await it.round()
+        assert len(segments(tmp_path, b"q")) == 1
+        assert (await it.pool.acquire(b"q")).queue.view(1) is None
+
+
+async def test_a_reset_frees_everything_whatever_is_retained(tmp_path: Path) -> None:
+    config = Config(str(tmp_path), retain_bytes=1 << 40, segment_bytes_max=SEGMENT_BYTES_MIN)
+    options = Options(segment_bytes_max=SEGMENT_BYTES_MIN)
+    async with trio.open_nursery() as nursery:
+        committer = Committer()
+        await nursery.start(committer.run)
+        queues = LocalQueues(Store.open(MmapDisk(), str(tmp_path), options), committer, config)
+        for _ in range(30):
+            await queues.put(b"q", bytes(10_000))
+        await queues.reset(b"q")
+        assert [path.name for path in segments(tmp_path, b"q")] == [segment_name(31)]
+        assert queues.usage(b"q") == (SEGMENT_BYTES_MIN, 0, 0)
+        assert await queues.put(b"q", b"m") == 1
+        assert await queues.get(b"q") == (1, b"m")
+        await queues.close()
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "queues", "connections"),
+    [(20_000, 1000, 10_000), (1024, 80, 640), (128, 5, 44)],
+)
+def test_a_limit_of_descriptors_is_shared_out(
+    descriptors: int, queues: int, connections: int
+) -> None:
+    fitting = Config("x").within(descriptors)
+    assert (fitting.queues_open_max, fitting.connections_max) == (queues, connections)
+    assert 64 + queues * 4 + connections <= descriptors
+
+
+def test_too_few_descriptors_are_refused() -> None:
+    with pytest.raises(UsageError, match="127 open files are too few"):
+        Config("x").within(127)
