@@ -303,3 +303,25 @@ def decode_meta(path: str, data: bytes) -> Meta:
     rings = tuple(Ring(*ring) for ring in RING.iter_unpack(data[rings_at:options_at]))
     options = json.loads(data[options_at:]) if options_size else {}
     return Meta(queue_id, created, data[META_BYTES:rings_at], rings, options)
+
+
+_REPAIRED_LINKS = "repaired_links"  # in the options: base -> what stands before that segment now
+
+
+def repaired_links(meta: Meta) -> dict[int, Ended]:
+    """What stands before a segment, by its base, where that is not what its header says.
+
+    A repair takes damaged records out of a segment and thereby replaces it, and must not touch
+    the successor, whose header still describes the damaged one.
+    """
+    links = meta.options.get(_REPAIRED_LINKS, {})
+    assert isinstance(links, dict)
+    return {int(base): Ended(*ended) for base, ended in links.items()}
+
+
+def with_repaired_links(meta: Meta, links: dict[int, Ended]) -> Meta:
+    """`meta` with exactly these `links` in place of its own."""
+    options = {key: value for key, value in meta.options.items() if key != _REPAIRED_LINKS}
+    if links:
+        options[_REPAIRED_LINKS] = {str(base): list(ended) for base, ended in links.items()}
+    return meta._replace(options=options)

@@ -151,6 +151,17 @@ class Log:
             raise Corrupt(self._path(base), offset, reason, sequence)
         return frame, Position(base, frame.end)
 
+    def after_gap(self, sequence: int) -> int | None:
+        """The base of the next segment, when `sequence` was stepped over between two; else None.
+
+        Steps are declared by headers and repairs, and recovery has checked both: nothing that is
+        missing without a word gets here.
+        """
+        if not self.first <= sequence <= self.last or self._segment_of(sequence) is not None:
+            return None
+        at = bisect_right(self.sealed, sequence, key=lambda each: each.ended.base)
+        return self.sealed[at].ended.base if at < len(self.sealed) else self.active.base
+
     def install(self, fetch: Fetch) -> None:
         """Take over what `fetch.run` has read."""
         self._window = fetch.window

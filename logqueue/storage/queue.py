@@ -25,6 +25,7 @@ from logqueue.errors import Corrupt, DiskFull
 from logqueue.storage.cursor import Cursor
 from logqueue.storage.disk import Disk, Extent, replace_file
 from logqueue.storage.format import (
+    FRAMES_OFFSET,
     MAXQUEUE_DEFAULT,
     MAXQUEUE_MAX,
     MAXQUEUE_MIN,
@@ -112,7 +113,12 @@ class Queue:
         self._committed_reads = options.committed_reads
         state = cursor.latest
         self.consumed = max(state.consumed, self._ring.base)
-        self._position = Position(state.base, state.offset)
+        # The cursor's place counts for its own sequence only: not after a reset that a crash cut
+        # short.  Base 0 means that only the index knows.
+        known = self.consumed == state.consumed
+        self._position = Position(state.base, state.offset) if known else Position(0, 0)
+        if self.consumed == log.last:
+            self._position = log.end
         self.durable = log.last
         self._durable_end = log.end
         self._noted_end = Position(state.durable_base, state.durable_offset)
@@ -244,8 +250,12 @@ class Queue:
         try:
             frame, self._position = self.log.read(sequence, self._position)
         except Corrupt as error:
-            self.damage = error
-            raise
+            resume = self.log.after_gap(sequence)
+            if resume is None:
+                self.damage = error
+                raise
+            self.consumed, self._position = resume - 1, Position(resume, FRAMES_OFFSET)
+            return self.get_nowait()
         self.consumed = sequence
         self._store_cursor()
         return (sequence - self._ring.base - 1) % self._ring.maxqueue + 1, frame.payload

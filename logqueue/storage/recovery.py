@@ -30,6 +30,7 @@ from logqueue.storage.format import (
     Meta,
     SegmentHeader,
     decode_meta,
+    repaired_links,
 )
 from logqueue.storage.layout import (
     CURSOR,
@@ -40,7 +41,7 @@ from logqueue.storage.layout import (
     segment_name,
 )
 from logqueue.storage.log import Sealed
-from logqueue.storage.tail import Tail, behind, open_existing, read_header, scan_tail
+from logqueue.storage.tail import Tail, open_existing, reach, read_header, scan_tail
 
 
 @dataclass(slots=True)
@@ -146,15 +147,16 @@ def _link(headers: list[SegmentHeader], report: Report) -> None:
     assert report.checkpoint is not None
     assert report.meta is not None
     consumed = max(report.checkpoint.consumed, report.meta.rings[-1].base)
-    successor = headers[-1]
+    repaired = repaired_links(report.meta)
+    successor, previous = headers[-1], repaired.get(headers[-1].base, headers[-1].previous)
     for header in reversed(headers[:-1]):
-        if successor.previous.base != header.base:
+        if previous.base != header.base:
             break
-        report.sealed.insert(0, Sealed(successor.previous, header.size, successor.created))
-        successor = header
-    if successor.previous.last > consumed:
-        missing = os.path.join(report.directory, segment_name(successor.previous.base))
-        raise Corrupt(missing, 0, "the segment is missing", successor.previous.last)
+        report.sealed.insert(0, Sealed(previous, header.size, successor.created))
+        successor, previous = header, repaired.get(header.base, header.previous)
+    if previous.last > consumed:
+        missing = os.path.join(report.directory, segment_name(previous.base))
+        raise Corrupt(missing, 0, "the segment is missing", previous.last)
     if report.checkpoint.durable_base > headers[-1].base:
         missing = os.path.join(report.directory, segment_name(report.checkpoint.durable_base))
         raise Corrupt(missing, 0, "the newest segment is missing", report.checkpoint.durable)
@@ -189,6 +191,6 @@ def _untouched(extent: Extent, header: SegmentHeader, checkpoint: Checkpoint) ->
     """Whether everything behind a cleanly closed tail is still zero."""
     if checkpoint.durable_base != header.base:
         return False
-    reach, _ = behind(extent, checkpoint.durable_offset, extent.size, 0)
+    end = reach(extent, checkpoint.durable_offset, extent.size)
     extent.drop_cache(checkpoint.durable_offset)
-    return reach == checkpoint.durable_offset
+    return end == checkpoint.durable_offset

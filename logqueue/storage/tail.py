@@ -10,19 +10,9 @@ from dataclasses import dataclass
 from logqueue.errors import Corrupt
 from logqueue.storage.disk import Disk, Extent
 from logqueue.storage.format import PAGE, SegmentHeader, decode_segment_header, footer_offset
-from logqueue.storage.frame import (
-    ALIGNMENT,
-    FRAME_BYTES,
-    LAG_UNKNOWN,
-    MORE,
-    TYPE_OFFSET,
-    TYPES,
-    WINDOW_BYTES,
-    BadFrame,
-    Scan,
-    salt_seed,
-)
+from logqueue.storage.frame import LAG_UNKNOWN, MORE, WINDOW_BYTES, BadFrame, Scan, salt_seed
 from logqueue.storage.layout import segment_name
+from logqueue.storage.sweep import sweep
 
 
 @dataclass(slots=True)
@@ -104,19 +94,19 @@ def scan_tail(
 def _judge(extent: Extent, tail: Tail, reason: str, durable: int, notes: list[str]) -> Tail:
     """Tell a tear from damage at the tail's end (R1, R2), and whether frames may go there."""
     limit = footer_offset(extent.size)
-    reach, proved = behind(extent, tail.end, limit, salt_seed(tail.header.salt))
+    end, proved = behind(extent, tail.end, limit, salt_seed(tail.header.salt))
     durable = max(durable, proved)
     if tail.last < durable:
         acknowledged = f"{reason}, but records up to {durable} were acknowledged"
         raise Corrupt(extent.path, tail.end, acknowledged, tail.last + 1)
-    if reach > tail.end:
-        tail.dropped_bytes = reach - tail.end
+    if end > tail.end:
+        tail.dropped_bytes = end - tail.end
         notes.append(
             f"{extent.path}: offset {tail.end}: torn tail ({reason}), "
             f"{tail.dropped_bytes} bytes that were never acknowledged are dropped"
         )
     footer = extent.read(limit, extent.size - limit)
-    tail.appendable = reach == tail.end and footer.count(0) == len(footer)
+    tail.appendable = end == tail.end and footer.count(0) == len(footer)
     return tail
 
 
@@ -129,27 +119,18 @@ def behind(extent: Extent, start: int, limit: int, seed: int) -> tuple[int, int]
     Returns the offset after the last byte that is not zero (`start` when there is none), and the
     highest sequence that valid frames there prove to have been durable.
     """
-    reach, durable, offset = start, 0, start
-    while offset < limit:
+    end, durable = reach(extent, start, limit), 0
+    for frame in sweep(extent.read, start, limit, seed, end):
+        if frame.lag != LAG_UNKNOWN:
+            durable = max(durable, frame.sequence - frame.lag)
+    return end, durable
+
+
+def reach(extent: Extent, start: int, limit: int) -> int:
+    """The offset after the last byte before `limit` that is not zero; `start` if all are."""
+    found = start
+    for offset in range(start, limit, WINDOW_BYTES):
         window = extent.read(offset, min(WINDOW_BYTES, limit - offset))
-        at = 0
         if window != _ZEROS[: len(window)]:
-            reach = max(reach, offset + len(window.rstrip(b"\0")))
-            while (at := _candidate(window, at)) + FRAME_BYTES <= len(window):
-                frame = next(Scan(extent.read, offset + at, limit, seed, FRAME_BYTES), None)
-                at = frame.end - offset if frame else at + ALIGNMENT
-                if frame and frame.lag != LAG_UNKNOWN:
-                    durable = max(durable, frame.sequence - frame.lag)
-        if offset + len(window) >= limit or not window:
-            break
-        # A header may straddle two windows; a frame may end behind this one.
-        offset += max(at, len(window) - FRAME_BYTES + ALIGNMENT)
-        reach = max(reach, min(offset, limit) if at > len(window) else 0)
-    return reach, durable
-
-
-def _candidate(window: bytes, at: int) -> int:
-    """The next index from `at` on, in steps of 8, that has a frame's type in its place."""
-    while at + FRAME_BYTES <= len(window) and window[at + TYPE_OFFSET] not in TYPES:
-        at += ALIGNMENT
-    return at
+            found = offset + len(window.rstrip(b"\0"))
+    return found

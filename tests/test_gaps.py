@@ -1,0 +1,97 @@
+"""Sequences that step up between two segments, as a repair leaves them, and stale cursor places."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from logqueue.errors import Corrupt
+from logqueue.storage.disk import MmapDisk
+from logqueue.storage.format import NOTHING_BEFORE, decode_meta, encode_meta, with_repaired_links
+from logqueue.storage.layout import META, segment_name
+from logqueue.storage.queue import Options, Queue
+
+DISK = MmapDisk()
+OPTIONS = Options()
+
+
+def queue_with_a_step(directory: Path) -> str:
+    """Records 1..3, then nothing up to 9, then 10 and 11, with none consumed; closed."""
+    path = str(directory / "q")
+    queue = Queue.create(DISK, path, b"q", OPTIONS)
+    for number in (1, 2, 3):
+        queue.put(b"%d" % number)
+    queue.log.roll(base=10)
+    for number in (10, 11):
+        queue.put(b"%d" % number)
+    queue.close()
+    return path
+
+
+def taken(queue: Queue) -> list[tuple[int, bytes]]:
+    return list(iter(queue.get, None))
+
+
+def test_a_get_goes_on_behind_a_step(tmp_path: Path) -> None:
+    queue, _ = Queue.open(DISK, queue_with_a_step(tmp_path), OPTIONS)
+    assert taken(queue) == [(1, b"1"), (2, b"2"), (3, b"3"), (10, b"10"), (11, b"11")]
+    assert queue.positions.unread == 0
+    queue.close()
+
+
+def test_a_step_at_the_end_leaves_an_empty_queue_that_takes_new_messages(tmp_path: Path) -> None:
+    path = str(tmp_path / "q")
+    queue = Queue.create(DISK, path, b"q", OPTIONS)
+    queue.put(b"1")
+    queue.log.roll(base=10)
+    queue.sync()
+    queue.durable = queue.log.last
+    assert taken(queue) == [(1, b"1")]
+    assert queue.positions.unread == 0
+    queue.put(b"10")
+    queue.sync()
+    assert taken(queue) == [(10, b"10")]
+    queue.close()
+
+
+def test_a_missing_segment_is_damage_until_a_repair_has_declared_it(tmp_path: Path) -> None:
+    path = queue_with_a_step(tmp_path)
+    os.unlink(os.path.join(path, segment_name(1)))
+    with pytest.raises(Corrupt, match="the segment is missing"):
+        Queue.open(DISK, path, OPTIONS)
+    meta_path = os.path.join(path, META)
+    meta = decode_meta(meta_path, Path(meta_path).read_bytes())
+    Path(meta_path).write_bytes(encode_meta(with_repaired_links(meta, {10: NOTHING_BEFORE})))
+    queue, _ = Queue.open(DISK, path, OPTIONS)
+    queue.close()
+
+
+def test_a_reset_that_a_crash_cut_short_leaves_a_queue_that_works(tmp_path: Path) -> None:
+    """The meta file says that all is consumed, the cursor stands at a record before."""
+    path, copy = str(tmp_path / "q"), tmp_path / "copy" / "q"
+    queue = Queue.create(DISK, path, b"q", OPTIONS)
+    for number in (1, 2, 3):
+        queue.put(b"%d" % number)
+    queue.sync()
+    assert queue.get() == (1, b"1")
+    queue.sync()
+    copy.parent.mkdir()
+    shutil.copytree(path, copy)
+    queue.reset()
+    shutil.copy(os.path.join(path, META), copy / META)
+    queue.close()
+
+    queue, _ = Queue.open(DISK, str(copy), OPTIONS)
+    assert queue.get() is None
+    queue.put(b"new")
+    queue.sync()
+    assert queue.get() == (1, b"new")
+    queue.put(b"newer")
+    queue.sync()
+    queue.log.close()  # as kill -9 does
+    queue, _ = Queue.open(DISK, str(copy), OPTIONS)
+    assert queue.get() == (2, b"newer")
+    queue.close()
