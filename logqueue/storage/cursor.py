@@ -18,16 +18,21 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
+from crc32c import crc32c
+
 from logqueue.errors import Corrupt
 from logqueue.storage.disk import Disk, Extent
 from logqueue.storage.format import (
+    CRC,
     CURSOR_CLEAN,
     CURSOR_ENTRIES,
     CURSOR_FILE_BYTES,
     CURSOR_SLOTS,
+    CURSOR_STATE,
     PAGE,
     SECTOR,
     Checkpoint,
+    checkpoint_head,
     decode_checkpoint,
     encode_checkpoint,
 )
@@ -75,8 +80,11 @@ class Cursor:
         self._pinned = -1
         self._stored_in = state.slot
         self._syncing = state.checkpoint
-        self.latest = state.checkpoint
         self.durable = state.checkpoint  # recovery has synced what it read
+        self._flags = 0  # whatever is stored from now on, the queue is not closed cleanly
+        self._generation, _, *latest = state.checkpoint
+        self._position, self._mark = tuple(latest[:3]), tuple(latest[3:])
+        self._head, self._head_crc = checkpoint_head(self._flags, queue_seed)
 
     @classmethod
     def create(cls, disk: Disk, directory: str, queue_seed: int, first: Checkpoint) -> Cursor:
@@ -108,6 +116,11 @@ class Cursor:
         """The queue's directory has been renamed, with the cursor open."""
         self._extent.path = os.path.join(directory, CURSOR)
 
+    @property
+    def latest(self) -> Checkpoint:
+        """The state that was stored last."""
+        return Checkpoint(self._generation, self._flags, *self._position, *self._mark)
+
     def store(
         self,
         consumed: int,
@@ -119,28 +132,28 @@ class Cursor:
         flags: int = 0,
     ) -> None:
         """Store a new state; durable after the next sync."""
+        self._mark = durable, durable_base, durable_offset
+        if flags != self._flags:
+            self._flags = flags
+            self._head, self._head_crc = checkpoint_head(flags, self._seed)
+        self.advance(consumed, base, offset)
+
+    def advance(self, consumed: int, base: int, offset: int) -> None:
+        """Store a move; the rest of the state stays.  For every get, so it is written out flat."""
         entry = (self._entry + 1) % CURSOR_ENTRIES
         if entry == self._pinned:  # C2
             entry = (entry + 1) % CURSOR_ENTRIES
         self._entry = entry
-        self._stored_in = self._working
-        self.latest = latest = Checkpoint(
-            self.latest.generation + 1,
-            flags,
-            consumed,
-            base,
-            offset,
-            durable,
-            durable_base,
-            durable_offset,
-        )
-        self._extent.write(
-            self._working * PAGE + entry * SECTOR, encode_checkpoint(latest, self._seed)
-        )
+        self._stored_in = working = self._working
+        self._generation = generation = self._generation + 1
+        self._position = consumed, base, offset
+        state = CURSOR_STATE.pack(generation, consumed, base, offset, *self._mark)
+        crc = CRC.pack(crc32c(state, self._head_crc))
+        self._extent.write(working * PAGE + entry * SECTOR, self._head + crc + state)
 
     def begin_sync(self) -> Extent | None:
         """The file to sync so that the latest state is durable; None when it is already."""
-        if self.latest.generation == self.durable.generation:
+        if self._generation == self.durable.generation:
             return None
         if self._stored_in != self._working:  # it was stored while the last sync ran
             self.store(*self.latest[2:], flags=self.latest.flags)

@@ -20,7 +20,7 @@ from logqueue.storage.frame import frame_bytes
 
 VERSION = 1
 PAGE = 4096
-_U32 = Struct("<I")
+CRC = Struct("<I")
 
 # ---------------------------------------------------------------- segments
 
@@ -91,7 +91,7 @@ def segment_size_for(length: int, wanted: int) -> int:
 
 def _sign(data: bytes, seed: int) -> bytes:
     """`data` with its CRC field, which is zero so far, filled in."""
-    crc = _U32.pack(crc32c(data, seed))
+    crc = CRC.pack(crc32c(data, seed))
     return data[:_CRC_OFFSET] + crc + data[_CRC_OFFSET + 4 :]
 
 
@@ -99,7 +99,7 @@ def _verify(path: str, offset: int, data: bytes, magic: bytes, seed: int, what: 
     """Raises NewerFormat or Corrupt unless `data` is a structure signed by `_sign`."""
     if data[:8] != magic:
         raise Corrupt(path, offset, f"this is no {what}: its magic is {data[:8]!r}")
-    version, crc = _U32.unpack_from(data, 8)[0], _U32.unpack_from(data, _CRC_OFFSET)[0]
+    version, crc = CRC.unpack_from(data, 8)[0], CRC.unpack_from(data, _CRC_OFFSET)[0]
     unsigned = data[:_CRC_OFFSET] + bytes(4) + data[_CRC_OFFSET + 4 :]
     if crc != crc32c(unsigned, seed):
         raise Corrupt(path, offset, f"the CRC of the {what} does not hold")
@@ -170,6 +170,9 @@ def index_lookup(index: list[tuple[int, int]], sequence: int) -> int:
 CURSOR_ENTRY = Struct("<8sHHIQQQQQQQ")
 CURSOR_ENTRY_BYTES = 72
 assert CURSOR_ENTRY.size == CURSOR_ENTRY_BYTES
+CURSOR_HEAD = Struct("<8sHH")  # before the CRC
+CURSOR_STATE = Struct("<7Q")  # after it
+assert CURSOR_HEAD.size + 4 + CURSOR_STATE.size == CURSOR_ENTRY_BYTES
 CURSOR_MAGIC = b"LQ-CURS\n"
 CURSOR_CLEAN = 1
 SECTOR = 512  # what a disk writes as a whole
@@ -201,23 +204,20 @@ class Checkpoint(NamedTuple):
         return bool(self.flags & CURSOR_CLEAN)
 
 
+def checkpoint_head(flags: int, queue_seed: int) -> tuple[bytes, int]:
+    """What stands before the CRC of a cursor entry, and the CRC state after it.
+
+    `queue_seed` is `crc32c(queue id)`: a foreign cursor does not verify.
+    """
+    head = CURSOR_HEAD.pack(CURSOR_MAGIC, VERSION, flags)
+    return head, crc32c(head + bytes(4), queue_seed)
+
+
 def encode_checkpoint(checkpoint: Checkpoint, queue_seed: int) -> bytes:
-    """One cursor entry.  `queue_seed` is `crc32c(queue id)`: a foreign cursor does not verify."""
-    generation, flags, consumed, base, offset, durable, durable_base, durable_offset = checkpoint
-    packed = CURSOR_ENTRY.pack(
-        CURSOR_MAGIC,
-        VERSION,
-        flags,
-        0,
-        generation,
-        consumed,
-        base,
-        offset,
-        durable,
-        durable_base,
-        durable_offset,
-    )
-    return _sign(packed, queue_seed)
+    """One cursor entry."""
+    head, seed = checkpoint_head(checkpoint.flags, queue_seed)
+    state = CURSOR_STATE.pack(checkpoint.generation, *checkpoint[2:])
+    return head + CRC.pack(crc32c(state, seed)) + state
 
 
 def decode_checkpoint(path: str, offset: int, data: bytes, queue_seed: int) -> Checkpoint:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable, Iterator
+from functools import partial
 from struct import Struct
 from typing import NamedTuple, TypeAlias
 
@@ -53,6 +54,12 @@ class Frame(NamedTuple):
     type: int
     flags: int
     payload: bytes
+
+
+# Half the cost of calling the class, in the one place that is called for every message.
+_new_frame: Callable[[tuple[int, int, int, int, int, int, int, bytes]], Frame] = partial(
+    tuple.__new__, Frame
+)
 
 
 class BadFrame(Exception):
@@ -125,27 +132,36 @@ def decode(buffer: Buffer, at: int, offset: int, seed: int, limit: int) -> Frame
     `limit` is the file offset that no frame of this segment crosses.  Raises Unwritten, BadHeader,
     BadPayload, or Short when the buffer holds only a part of the frame.
     """
-    header = bytes(buffer[at : at + FRAME_BYTES])
+    header = buffer[at : at + FRAME_BYTES]
     if len(header) < FRAME_BYTES:
         raise Short(offset, offset + FRAME_BYTES)
-    crc, length, sequence, timestamp, lag, type_, flags, check = FRAME.unpack(header)
+    crc, length, sequence, timestamp, lag, type_, flags, _ = FRAME.unpack(header)
+    end = offset + ((FRAME_BYTES + length + ALIGNMENT - 1) & -ALIGNMENT)
+    if end <= limit and type_:
+        begin = at + FRAME_BYTES
+        payload = bytes(buffer[begin : begin + length])  # no copy when it is bytes already
+        # The CRC covers the header check too, so one look settles it for a good frame.
+        if crc == crc32c(payload, crc32c(header[4:], crc32c(_U64.pack(offset), seed))):
+            return _new_frame((offset, end, sequence, timestamp, lag, type_, flags, payload))
+    raise _diagnosis(bytes(header), len(buffer) - at, offset, seed, limit)
+
+
+def _diagnosis(header: bytes, available: int, offset: int, seed: int, limit: int) -> BadFrame:
+    """Why there is no valid frame at `offset`, where `header` and `available` bytes stand."""
+    _, length, sequence, *_, type_, _, check = FRAME.unpack(header)
+    if header.count(0) == FRAME_BYTES:
+        return Unwritten(offset, "nothing is written here")
     if type_ == 0:
-        if header.count(0) == FRAME_BYTES:
-            raise Unwritten(offset, "nothing is written here")
-        raise BadHeader(offset, "frame type 0")
+        return BadHeader(offset, "frame type 0")
     state = crc32c(header[4:30], crc32c(_U64.pack(offset), seed))
     if check != (state ^ state >> 16) & 0xFFFF:
-        raise BadHeader(offset, "the header check does not hold")
-    end = offset + ((FRAME_BYTES + length + ALIGNMENT - 1) & -ALIGNMENT)
+        return BadHeader(offset, "the header check does not hold")
+    end = offset + frame_bytes(length)
     if end > limit:
-        raise BadHeader(offset, f"the frame would end at {end}, past the segment's {limit}")
-    begin = at + FRAME_BYTES
-    payload = bytes(buffer[begin : begin + length])
-    if len(payload) < length or at + end - offset > len(buffer):
-        raise Short(offset, end)
-    if crc != crc32c(payload, crc32c(header[30:], state)):
-        raise BadPayload(offset, "the payload's CRC does not hold", sequence, end)
-    return Frame(offset, end, sequence, timestamp, lag, type_, flags, payload)
+        return BadHeader(offset, f"the frame would end at {end}, past the segment's {limit}")
+    if available < FRAME_BYTES + length:
+        return Short(offset, end)
+    return BadPayload(offset, "the payload's CRC does not hold", sequence, end)
 
 
 Read: TypeAlias = Callable[[int, int], bytes]  # (file offset, length) -> bytes, short at the end
@@ -157,8 +173,8 @@ class Scan(Iterator[Frame]):
     """Walks the frames of a segment from `offset` on.
 
     Ends without a word at the first thing that is not a valid frame: `offset` is then its place
-    and `stop` says what is there (None when the walk reached `limit`).  Reads windows through
-    `window_bytes` through `read`: no more memory than one window or the largest frame.
+    and `stop` says what is there (None when the walk reached `limit`).  Reads
+    `window_bytes` at a time through `read`: no more memory than one window or the largest frame.
     """
 
     def __init__(

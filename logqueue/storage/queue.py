@@ -257,7 +257,7 @@ class Queue:
             self.consumed, self._position = resume - 1, Position(resume, FRAMES_OFFSET)
             return self.get_nowait()
         self.consumed = sequence
-        self._store_cursor()
+        self.cursor.advance(sequence, *self._position)
         return (sequence - self._ring.base - 1) % self._ring.maxqueue + 1, frame.payload
 
     # ------------------------------------------------------------ looking
