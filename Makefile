@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test torture powercut check format clean
+.PHONY: run test torture powercut check bench format clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -28,6 +28,10 @@ check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Some rows in two minutes; make bench ARGS=--targets, ARGS=--full: docs/performance.md.
+bench: .venv/ready
+	$(BIN)/python -m tools.bench $(ARGS)
 
 format: .venv/ready
 	$(BIN)/ruff check --fix .

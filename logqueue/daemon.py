@@ -71,7 +71,7 @@ def _run(config: Config, ready: Callable[[], None]) -> int:
     if config.detach and os.path.exists(SYSLOG):
         logging.getLogger().addHandler(logging.handlers.SysLogHandler(SYSLOG))
     config = _take_descriptors(config)
-    trio.run(_serve, config, ready, restrict_keyboard_interrupt_to_checkpoints=True)
+    trio.run(run, config, ready, restrict_keyboard_interrupt_to_checkpoints=True)
     return 0
 
 
@@ -93,7 +93,11 @@ def _take_descriptors(config: Config) -> Config:
     return fitting
 
 
-async def _serve(config: Config, ready: Callable[[], None]) -> None:
+async def run(config: Config, ready: Callable[[], None]) -> None:
+    """Recover, call `ready` once the listeners are open, serve until SIGTERM or SIGINT.
+
+    Raises what keeps the daemon from serving: UsageError, Locked, StorageFailed, ...
+    """
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with _queues(config) as queues, trio.open_nursery() as nursery:
             drain = trio.Event()

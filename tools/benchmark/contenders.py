@@ -1,0 +1,291 @@
+"""The servers under one face: `measure(case, seconds)` makes them ready, loads them, and checks
+from what they hold afterwards that they did the work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import shutil
+import socket
+import statistics
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from tools.benchmark import beanstalk, processes, wrk
+from tools.benchmark.cases import DURABILITIES, FDATASYNC, FLOOR, SIZES, Case, Sample
+from tools.benchmark.wrk import LoadFailed, Request, Result
+
+PUT_OK_BYTES = len("HTTPSQS_PUT_OK")
+PREFILL_CONNECTIONS = 256
+BACKLOG_MARGIN = 1.5  # more messages than the last run would have taken
+FIRST_RATE = 60_000  # get/s to be ready for when nothing has been measured yet
+FIRST_BYTES_S = 1 << 30
+HTTP_TIMEOUT_S = 60.0
+
+
+class Contender(Protocol):
+    """A server, or what stands in for one."""
+
+    name: str
+
+    def measure(self, case: Case, seconds: int) -> Sample:
+        """Put the load on it.  Raises LoadFailed when it did not do the work."""
+
+
+class _Backlog:
+    """How many messages a get of each case needs, learned from the runs before."""
+
+    def __init__(self) -> None:
+        self._rates: dict[Case, float] = {}
+
+    def wanted(self, case: Case, seconds: int) -> int:
+        first = min(FIRST_RATE, FIRST_BYTES_S / case.size)
+        rate = self._rates.get(case, first) * BACKLOG_MARGIN
+        return int(rate * seconds) + case.connections
+
+    def learn(self, case: Case, sample: Sample) -> None:
+        self._rates[case] = sample.rate
+
+
+class Httpsqs:
+    """logqueue, or any server that speaks HTTPSQS."""
+
+    def __init__(self, name: str, url: str) -> None:
+        self.name = name
+        self._url = url.rstrip("/")
+        self._backlog = _Backlog()
+
+    def measure(self, case: Case, seconds: int) -> Sample:
+        if case.operation == "get":
+            return self._get(case, seconds)
+        queue = f"put{case.size}"
+        self._empty(queue)
+        result = wrk.run(self._put(queue, case), case.connections, seconds)
+        self._check(result, self._unread(queue), case)
+        self._empty(queue)
+        return result.sample
+
+    def _get(self, case: Case, seconds: int) -> Sample:
+        queue = f"get{case.size}"
+        self._ask(queue, "maxqueue&num=1000000000")
+        while self._unread(queue) < self._backlog.wanted(case, seconds):
+            wrk.run(self._put(queue, case._replace(operation="post")), PREFILL_CONNECTIONS, 1)
+        before = self._unread(queue)
+        request = Request(self._url, f"/?name={queue}&opt=get", closes=case.closes)
+        result = wrk.run(request, case.connections, seconds)
+        self._backlog.learn(case, result.sample)
+        self._check(result, before - self._unread(queue), case)
+        return result.sample
+
+    def _put(self, queue: str, case: Case) -> Request:
+        path, data = f"/?name={queue}&opt=put", "m" * case.size
+        if case.operation == "post":
+            return Request(self._url, path, data, closes=case.closes)
+        return Request(self._url, f"{path}&data={data}", closes=case.closes)
+
+    def _check(self, result: Result, moved: int, case: Case) -> None:
+        """wrk leaves with requests under way; beyond those, what was answered was done."""
+        if not result.requests <= moved <= result.requests + case.connections:
+            raise LoadFailed(
+                f"{self.name}, {case.label}: {result.requests} answers, {moved} messages moved"
+            )
+
+    def _empty(self, queue: str) -> None:
+        self._ask(queue, "reset")
+        self._ask(queue, "maxqueue&num=1000000000")
+
+    def _unread(self, queue: str) -> int:
+        unread: int = json.loads(self._ask(queue, "status_json"))["unread"]
+        return unread
+
+    def _ask(self, queue: str, operation: str) -> bytes:
+        url = f"{self._url}/?name={queue}&opt={operation}"
+        with urllib.request.urlopen(url, timeout=HTTP_TIMEOUT_S) as response:
+            body: bytes = response.read()
+        if body == b"HTTPSQS_ERROR":
+            raise LoadFailed(f"{self.name}: {url} is answered with an error")
+        return body
+
+
+class Floor:
+    """`tools.floor`: what trio and the sockets cost."""
+
+    name = FLOOR
+
+    def __init__(self, urls: dict[str, str]) -> None:
+        self._urls = urls
+
+    @staticmethod
+    def answers() -> list[str]:
+        """What the floor is asked to listen for."""
+        return [f"{size}{kind}" for size in (PUT_OK_BYTES, *SIZES) for kind in ("", ":close")]
+
+    def measure(self, case: Case, seconds: int) -> Sample:
+        size = case.size if case.operation == "get" else PUT_OK_BYTES
+        url = self._urls[f"{size}:close" if case.closes else str(size)]
+        data = "m" * case.size
+        match case.operation:
+            case "get":
+                request = Request(url, "/?name=get&opt=get", closes=case.closes)
+            case "put":
+                request = Request(url, f"/?name=put&opt=put&data={data}", closes=case.closes)
+            case "post":
+                request = Request(url, "/?name=put&opt=put", data, closes=case.closes)
+        return wrk.run(request, case.connections, seconds).sample
+
+
+class Webdis:
+    """webdis on Redis: LPUSH and RPOP on a list."""
+
+    def __init__(self, name: str, url: str, redis_port: int) -> None:
+        self.name = name
+        self._url = url
+        self._redis_port = redis_port
+        self._backlog = _Backlog()
+
+    def measure(self, case: Case, seconds: int) -> Sample:
+        if case.operation == "get":
+            self._prefill(case, self._backlog.wanted(case, seconds))
+            request = Request(self._url, f"/RPOP/{self._list(case)}", closes=case.closes)
+        else:
+            self._redis("DEL", self._list(case))
+            command, data = f"LPUSH/{self._list(case)}/", "m" * case.size
+            if case.operation == "put":
+                request = Request(self._url, f"/{command}{data}", closes=case.closes)
+            else:
+                request = Request(self._url, "/", command + data, closes=case.closes)
+        before = self._redis("LLEN", self._list(case))
+        result = wrk.run(request, case.connections, seconds)
+        moved = abs(self._redis("LLEN", self._list(case)) - before)
+        if not result.requests <= moved <= result.requests + case.connections:
+            raise LoadFailed(f"{self.name}: {result.requests} answers, {moved} messages moved")
+        if case.operation == "get":
+            self._backlog.learn(case, result.sample)
+        else:
+            self._redis("DEL", self._list(case))
+        return result.sample
+
+    @staticmethod
+    def _list(case: Case) -> str:
+        return f"{'get' if case.operation == 'get' else 'put'}{case.size}"
+
+    def _prefill(self, case: Case, wanted: int) -> None:
+        batch = max(1, (1 << 20) // case.size)
+        values = ["m" * case.size] * batch
+        while (found := self._redis("LLEN", self._list(case))) < wanted:
+            for _ in range(-(-(wanted - found) // batch)):
+                self._redis("LPUSH", self._list(case), *values)
+
+    def _redis(self, *words: str) -> int:
+        """Run one command that answers a number."""
+        encoded = b"".join(b"$%d\r\n%b\r\n" % (len(word), word.encode()) for word in words)
+        with socket.create_connection(("127.0.0.1", self._redis_port), HTTP_TIMEOUT_S) as client:
+            client.sendall(b"*%d\r\n%b" % (len(words), encoded))
+            with client.makefile("rb") as answers:
+                line = answers.readline()
+        if not line.startswith(b":"):
+            raise LoadFailed(f"redis answers {line!r}")
+        return int(line[1:])
+
+
+class Beanstalkd:
+    """beanstalkd, in its own protocol; each case has a fresh backlog in the default tube."""
+
+    def __init__(self, name: str, directory: Path, options: Sequence[str]) -> None:
+        self.name = name
+        self._directory = directory
+        self._options = options
+        self._backlog = _Backlog()
+
+    def measure(self, case: Case, seconds: int) -> Sample:
+        payload = b"m" * case.size
+        try:
+            with processes.beanstalkd(self._directory, self._options) as port:
+                if case.operation == "get":
+                    beanstalk.prefill(port, payload, self._backlog.wanted(case, seconds))
+                    before = beanstalk.ready_jobs(port)
+                    result = beanstalk.gets(port, case.connections, seconds)
+                    moved = before - beanstalk.ready_jobs(port)
+                    self._backlog.learn(case, result.sample)
+                else:
+                    result = beanstalk.puts(port, payload, case.connections, seconds)
+                    moved = beanstalk.ready_jobs(port)
+        finally:
+            shutil.rmtree(self._directory, ignore_errors=True)
+        # What was under way when the clock stopped may count, or come back, or neither.
+        if abs(moved - result.requests) > 2 * case.connections:
+            raise LoadFailed(f"{self.name}: {result.requests} answers, {moved} messages moved")
+        return result.sample
+
+
+class Fdatasync:
+    """The disk alone: one page made dirty through a map of a preallocated file, then synced."""
+
+    name = FDATASYNC
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "fdatasync"
+
+    def measure(self, case: Case, seconds: int) -> Sample:
+        taken_s: list[float] = []
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT)
+        try:
+            os.posix_fallocate(descriptor, 0, mmap.PAGESIZE)
+            with mmap.mmap(descriptor, mmap.PAGESIZE) as page:
+                deadline = time.perf_counter() + seconds
+                while (began := time.perf_counter()) < deadline:
+                    page[:8] = len(taken_s).to_bytes(8, "little")
+                    os.fdatasync(descriptor)
+                    taken_s.append(time.perf_counter() - began)
+        finally:
+            os.close(descriptor)
+        taken_s.sort()
+        p50 = statistics.median(taken_s)
+        return Sample(1 / p50, p50 * 1e6, taken_s[len(taken_s) * 99 // 100] * 1e6)
+
+
+@contextlib.contextmanager
+def started(
+    names: Sequence[str], peers: dict[str, str], directory: Path
+) -> Iterator[dict[str, Contender]]:
+    """The contenders of these names, running."""
+    with contextlib.ExitStack() as stack:
+        found: dict[str, Contender] = {}
+        for name in names:
+            found[name] = _start(name, peers, directory / name.replace(" ", "-"), stack)
+        yield found
+
+
+def _start(
+    name: str, peers: dict[str, str], directory: Path, stack: contextlib.ExitStack
+) -> Contender:
+    directory.mkdir(parents=True, exist_ok=True)
+    if name in peers:
+        return Httpsqs(name, peers[name])
+    if name in DURABILITIES:
+        return Httpsqs(name, stack.enter_context(processes.logqueued(directory, name)))
+    if name == FLOOR:
+        return Floor(stack.enter_context(processes.floor(Floor.answers())))
+    if name == FDATASYNC:
+        return Fdatasync(directory)
+    if name.startswith("webdis "):
+        url, port = stack.enter_context(processes.webdis(directory, name.split()[1]))
+        return Webdis(name, url, port)
+    assert name.startswith("beanstalkd"), name
+    return Beanstalkd(name, directory / "binlog", name.split()[1:])
+
+
+def installed() -> list[str]:
+    """The other queues that this machine has."""
+    names = []
+    if shutil.which("webdis") and shutil.which("redis-server"):
+        names += [f"webdis {policy}" for policy in processes.REDIS_FSYNC]
+    if shutil.which("beanstalkd"):
+        names += ["beanstalkd", "beanstalkd -f0"]
+    return names
