@@ -16,7 +16,7 @@ def test_twenty_lives_end_badly_and_nothing_is_lost(tmp_path: Path) -> None:
     said: list[str] = []
     torture = Torture(tmp_path, producers=8, consumers=4)
     with torture.daemon:
-        run(torture, seed=1, rounds=ROUNDS, report=said.append, round_s=1.2)
+        run(torture, seed=1, rounds=ROUNDS, report=said.append, round_s=0.8)
     assert sum(torture.ends.values()) == ROUNDS
     assert {"kill -9", "failpoint", "SIGTERM"} <= torture.ends.keys()
     for ledger in torture.crew.ledgers.values():

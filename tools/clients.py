@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Semaphore
 from pathlib import Path
 
 from tools.ledger import Ledger, message, sender
@@ -40,6 +41,25 @@ class Load:
     pipelined: int = 16
     limit: int = 1 << 60
     seed: int = 0
+
+
+class _Busy:
+    """Tells the crew once that a client is at work, or will never be."""
+
+    def __init__(self, semaphore: Semaphore) -> None:
+        self._semaphore = semaphore
+        self._told = False
+
+    def __enter__(self) -> _Busy:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.tell()
+
+    def tell(self) -> None:
+        if not self._told:
+            self._told = True
+            self._semaphore.release()
 
 
 class _Connection:
@@ -91,16 +111,18 @@ class _Connection:
         return data != b""
 
 
-def produce(port: int, queue: str, producer: int, first: int, journal: Path, load: Load) -> None:
+def produce(
+    busy: Semaphore, port: int, queue: str, producer: int, first: int, journal: Path, load: Load
+) -> None:
     """Put messages from number `first` on until the daemon goes away or the limit is reached."""
     chance = random.Random(f"{load.seed} {producer} {first}")
     head = (
         f"POST /?name={queue}&opt=put HTTP/1.1\r\nHost: localhost\r\n"
         "Content-Type: application/octet-stream\r\nContent-Length: "
     ).encode()
-    connection = _Connection(port)
     end = first + load.limit
-    with journal.open("w", encoding="ascii") as file:
+    with _Busy(busy) as at_work, journal.open("w", encoding="ascii") as file:
+        connection = _Connection(port)
         while first < end:
             last = min(first + load.pipelined, end) - 1
             payloads = [message(producer, n, _size(chance)) for n in range(first, last + 1)]
@@ -117,17 +139,18 @@ def produce(port: int, queue: str, producer: int, first: int, journal: Path, loa
             if n <= last:
                 return
             first = last + 1
+            at_work.tell()
 
 
 def _size(chance: random.Random) -> int:
     return SIZE_RARE if chance.random() < RARELY else chance.choice(SIZES)
 
 
-def consume(port: int, queue: str, journal: Path, load: Load, drain: bool) -> None:
+def consume(busy: Semaphore, port: int, queue: str, journal: Path, load: Load, drain: bool) -> None:
     """Get messages until the daemon goes away; with `drain`, until the queue is empty."""
     request = f"GET /?name={queue}&opt=get HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
-    connection = _Connection(port)
-    with journal.open("w", encoding="ascii") as file:
+    with _Busy(busy) as at_work, journal.open("w", encoding="ascii") as file:
+        connection = _Connection(port)
         while True:
             file.write(f"g {load.pipelined}\n")
             file.flush()
@@ -141,6 +164,7 @@ def consume(port: int, queue: str, journal: Path, load: Load, drain: bool) -> No
                     file.write(_receipt(position, body))
             if answered < load.pipelined or (drain and empty == answered):
                 return
+            at_work.tell()
             if empty == answered:
                 time.sleep(PAUSE_EMPTY_S)
 
@@ -168,6 +192,7 @@ class Crew:
     consumers: int
     ledgers: dict[str, Ledger] = field(default_factory=dict)
     _working: list[BaseProcess] = field(default_factory=list)
+    _busy: Semaphore = field(default_factory=lambda: _CONTEXT.Semaphore(0))
     _producing: dict[int, Path] = field(default_factory=dict)
     _consuming: dict[int, Path] = field(default_factory=dict)
 
@@ -175,7 +200,8 @@ class Crew:
         self.ledgers = {queue: Ledger() for queue in self.queues}
 
     def start(self, port: int, load: Load, *, consume_only: bool = False) -> None:
-        """Start every client; `consume_only` starts the consumers, until all queues are empty."""
+        """Start every client, and wait until each has had its first answers; `consume_only`
+        starts the consumers alone, until all queues are empty."""
         for i in range(0 if consume_only else self.producers):
             queue = self.queues[i % len(self.queues)]
             path = self._producing[i] = self.directory / f"producer-{i}"
@@ -184,11 +210,13 @@ class Crew:
             queue = self.queues[i % len(self.queues)]
             path = self._consuming[i] = self.directory / f"consumer-{i}"
             self._start(consume, port, queue, path, load, consume_only)
+        for _ in self._working:  # so that a slow machine has its share of work done, too
+            assert self._busy.acquire(timeout=TIMEOUT_S), "a client does not get to work"
 
     def _start(self, *command: object) -> None:
         run, *arguments = command
         assert callable(run)
-        process = _CONTEXT.Process(target=run, args=arguments)
+        process = _CONTEXT.Process(target=run, args=(self._busy, *arguments))
         process.start()
         self._working.append(process)
 
