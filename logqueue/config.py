@@ -75,6 +75,8 @@ def parse(argv: list[str]) -> Config:
     given = {k: v for k, v in vars(_parser().parse_args(argv)).items() if v is not None}
     for ignored in ("cache", "memory"):
         given.pop(ignored, None)
+    if not given["data_directory"]:
+        raise UsageError("-x/--data is empty; give a directory")
     password_file = given.pop("auth_file", None)
     if password_file is not None:
         if "auth" in given:

@@ -7,6 +7,7 @@ the syncs outlive everything that waits for them.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import faulthandler
 import ipaddress
 import logging
@@ -16,6 +17,7 @@ import resource
 import signal
 import socket
 import sys
+import syslog
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import trio
@@ -24,7 +26,7 @@ from logqueue import config as configuration
 from logqueue.commit import Committer
 from logqueue.config import Config
 from logqueue.detach import detached
-from logqueue.errors import LogqueueError, StorageFailed, UsageError
+from logqueue.errors import Corrupt, LogqueueError, StorageFailed, UsageError
 from logqueue.local import LocalQueues
 from logqueue.storage import failpoint
 from logqueue.storage.disk import MmapDisk
@@ -43,33 +45,65 @@ _log = logging.getLogger("logqueue.daemon")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon; the exit status."""
     faulthandler.enable()  # a bad sector under a map is a SIGBUS: say where, then die
+    detach = False
     try:
         config = configuration.parse(list(sys.argv[1:] if argv is None else argv))
-        if config.detach:
+        detach = config.detach
+        if detach:
+            config = _anchored(config)
             with detached() as ready:
                 return _run(config, ready)
         return _run(config, lambda: None)
+    except KeyboardInterrupt:  # before there is anything to drain
+        return 128 + signal.SIGINT
     except BaseException as error:
         cause = _innermost(error)
         if not isinstance(cause, LogqueueError | OSError | StorageFailed):
             raise
-        print(f"logqueued: {cause}", file=sys.stderr)
+        _complain(cause, detach)
         return EXIT_STORAGE if isinstance(cause, StorageFailed) else EXIT_USAGE
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """The first error inside nested groups; each of them ends the daemon, one tells why."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+    """The error that tells why, inside nested groups: each of them ends the daemon."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    causes = [_innermost(each) for each in error.exceptions]
+    return next((each for each in causes if isinstance(each, StorageFailed)), causes[0])
+
+
+def _complain(cause: BaseException, detach: bool) -> None:
+    """Say in one line why the daemon ends; nobody reads the stderr of a detached one."""
+    text = str(cause)
+    if isinstance(cause, Corrupt):
+        text += "; examine it with logqueue-fsck, or choose another directory with -x"
+    elif isinstance(cause, OSError) and cause.filename is not None:
+        text = f"{cause.filename}: {cause.strerror}; look at its owner and mode"
+    print(f"logqueued: {text}", file=sys.stderr)
+    if detach:
+        syslog.openlog("logqueued", syslog.LOG_PID, syslog.LOG_DAEMON)
+        syslog.syslog(syslog.LOG_CRIT, text)
+
+
+def _anchored(config: Config) -> Config:
+    """The same with absolute paths: a detached daemon leaves its directory."""
+    pid_file = None if config.pid_file is None else os.path.abspath(config.pid_file)
+    return dataclasses.replace(
+        config, data_directory=os.path.abspath(config.data_directory), pid_file=pid_file
+    )
 
 
 def _run(config: Config, ready: Callable[[], None]) -> int:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
-    if config.detach and os.path.exists(SYSLOG):
-        logging.getLogger().addHandler(logging.handlers.SysLogHandler(SYSLOG))
+    if config.detach:
+        with contextlib.suppress(OSError):  # there may be no syslog
+            handler = logging.handlers.SysLogHandler(
+                SYSLOG, logging.handlers.SysLogHandler.LOG_DAEMON
+            )
+            handler.ident = f"logqueued[{os.getpid()}]: "
+            logging.getLogger().addHandler(handler)
     config = _take_descriptors(config)
     trio.run(run, config, ready, restrict_keyboard_interrupt_to_checkpoints=True)
     return 0
@@ -101,8 +135,13 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with _queues(config) as queues, trio.open_nursery() as nursery:
             drain = trio.Event()
-            nursery.start_soon(_stop_on_signal, signals, drain)
-            await queues.recover()
+            recovery = trio.CancelScope()
+            nursery.start_soon(_stop_on_signal, signals, drain, recovery)
+            with recovery:
+                await queues.recover()
+            if drain.is_set():
+                nursery.cancel_scope.cancel()
+                return
             listeners = listen(config.address, config.port)
             with _pid_file(config.pid_file):
                 _announce(config, listeners)
@@ -131,14 +170,17 @@ async def _queues(config: Config) -> AsyncIterator[LocalQueues]:
         nursery.cancel_scope.cancel()
 
 
-async def _stop_on_signal(signals: AsyncIterator[int], drain: trio.Event) -> None:
-    """The first signal drains, the second one ends the process at once."""
+async def _stop_on_signal(
+    signals: AsyncIterator[int], drain: trio.Event, recovery: trio.CancelScope
+) -> None:
+    """The first signal ends a recovery or drains, the second one ends the process at once."""
     async for number in signals:
         if drain.is_set():
             _log.warning("%s again: stopping at once", signal.Signals(number).name)
             os._exit(128 + number)
         _log.info("%s: finishing the requests in flight", signal.Signals(number).name)
         drain.set()
+        recovery.cancel()
 
 
 @contextlib.contextmanager

@@ -174,9 +174,9 @@ class Daemon:
 
 @contextlib.contextmanager
 def running(directory: Path, arguments: Sequence[str] = ()) -> Iterator[Daemon]:
-    """A daemon for the length of a `with` block."""
+    """A daemon for the length of a `with` block, which must end well."""
     with Daemon(directory, arguments) as daemon:
         daemon.start()
         yield daemon
         if daemon.running:
-            daemon.stop()
+            assert daemon.stop() == 0, daemon.log

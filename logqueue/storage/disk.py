@@ -274,8 +274,10 @@ class MmapDisk:
             os.close(descriptor)
             raise Locked(path, f"process {holder or 'unknown'}") from None
         if not shared:
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            # Always of one size, so that it takes no block of a full disk.  Nothing depends on it
+            # but the message for the next one who comes.
+            with contextlib.suppress(OSError):
+                os.pwrite(descriptor, f"{os.getpid():<19}\n".encode(), 0)
         return _FileLock(descriptor)
 
     @staticmethod

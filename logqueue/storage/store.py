@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from logqueue.errors import Corrupt, LogqueueError
+from logqueue.errors import Corrupt, LogqueueError, StorageFailed, UsageError
 from logqueue.storage.disk import Disk, Lock, replace_file
 from logqueue.storage.format import SEGMENT_BYTES_MIN, decode_meta
 from logqueue.storage.layout import (
@@ -87,10 +88,10 @@ class Store:
     def open(cls, disk: Disk, root: str, options: Options) -> Store:
         """Open the data directory `root`, or make one there, with its parents.
 
-        Raises Locked, NewerFormat, Corrupt (no readable FORMAT file although there are queues),
-        DiskFull, NotWritable.
+        Raises UsageError (there can be no directory), Locked, NewerFormat, Corrupt (no readable
+        FORMAT file although there are queues), DiskFull, NotWritable.
         """
-        _make_directories(disk, os.path.abspath(root))
+        _make_root(disk, root)
         lock = disk.lock(os.path.join(root, LOCK), shared=False)
         try:
             _check_format(disk, root)
@@ -165,6 +166,22 @@ class Store:
             return decode_meta(path, extent.read(0, extent.size)).name
         finally:
             extent.close()
+
+
+def _make_root(disk: Disk, root: str) -> None:
+    try:
+        _make_directories(disk, os.path.abspath(root))
+        disk.list(root)
+    except StorageFailed as failure:
+        if failure.cause.errno == errno.EIO:
+            raise
+        raise _no_root(root, failure.cause) from failure
+    except OSError as error:
+        raise _no_root(root, error) from error
+
+
+def _no_root(root: str, error: OSError) -> UsageError:
+    return UsageError(f"data directory {root!r}: {error.strerror}; choose another with -x")
 
 
 def _make_directories(disk: Disk, path: str) -> None:
