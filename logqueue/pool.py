@@ -24,7 +24,7 @@ from logqueue.storage.queue import Queue
 from logqueue.storage.store import Resting, Store
 
 CLOSERS = 8  # queues closed at once; each takes a few syncs, see commit.SYNC_THREADS
-INSPECTORS = 4  # threads that look at queues at start: they wait for the disk most of the time
+INSPECTORS = 8  # threads that look at queues at start: they wait for the disk most of the time
 INSPECT_BATCH = 64  # queues per visit of such a thread
 
 _P = ParamSpec("_P")

@@ -103,6 +103,7 @@ class Cursor:
         path = os.path.join(directory, CURSOR)
         extent = disk.open(path, writable=True)
         try:
+            extent.sync()  # C1 starts from what is durable, which a clean entry need not be
             state = read_cursor(path, extent.read(0, extent.size), queue_seed)
             cursor = cls(extent, queue_seed, state)
             for _ in range(CURSOR_SLOTS if state.unreadable else 0):
