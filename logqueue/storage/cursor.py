@@ -122,6 +122,11 @@ class Cursor:
         """The state that was stored last."""
         return Checkpoint(self._generation, self._flags, *self._position, *self._mark)
 
+    @property
+    def moved(self) -> bool:
+        """Whether something was stored that is not durable yet."""
+        return self._generation != self.durable.generation
+
     def store(
         self,
         consumed: int,
@@ -154,7 +159,7 @@ class Cursor:
 
     def begin_sync(self) -> Extent | None:
         """The file to sync so that the latest state is durable; None when it is already."""
-        if self._generation == self.durable.generation:
+        if not self.moved:
             return None
         if self._stored_in != self._working:  # it was stored while the last sync ran
             self.store(*self.latest[2:], flags=self.latest.flags)

@@ -87,6 +87,7 @@ class Log:
         self._segment_bytes_max = segment_bytes_max
         self._spare: Extent | None = None
         self._window: Window | None = None
+        self._window_first = 0  # the sequence that it was fetched for
 
     @classmethod
     def create(
@@ -169,7 +170,7 @@ class Log:
 
     def install(self, fetch: Fetch) -> None:
         """Take over what `fetch.run` has read."""
-        self._window = fetch.window
+        self._window, self._window_first = fetch.window, fetch.sequence
 
     def forget_window(self) -> None:
         """Give the memory of the read-ahead back; the next read fetches again."""
@@ -282,9 +283,11 @@ class Log:
         if active and offset is not None and offset >= end:
             return base, offset, self.active.frame(offset)
         window = self._window
-        if window is not None and window.base == base and offset is not None:
-            frame = window.frame(offset)
-            if frame is not None:
+        if window is not None and window.base == base:
+            if offset is None and self._window_first == sequence:
+                offset = window.offset
+            frame = window.frame(offset) if offset is not None else None
+            if offset is not None and frame is not None:
                 return base, offset, frame
         raise Cold(Fetch(self._disk, self._path(base), base, end, sequence, offset))
 

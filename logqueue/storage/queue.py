@@ -157,6 +157,7 @@ class Queue:
         sequences must step up, which takes a new segment), LimitExceeded, StorageFailed.  Nothing
         is changed before the whole directory has been inspected.
         """
+        disk.sync_directory(directory)  # R4
         report = inspect(disk, directory)
         if report.damage:
             raise report.damage[0]
@@ -390,6 +391,10 @@ class Queue:
         now = self.positions
         if maxqueue < now.putpos or maxqueue < now.getpos or now.putpos < now.getpos:
             return False
+        if self.log.last - now.putpos > self.consumed:
+            # A crash took gets that had made room for puts: the reader is a lap behind, and the
+            # new ring would begin past it.
+            return False
         if maxqueue != now.maxqueue:
             last, first = self.log.last, self.log.first
             rings = self._meta.rings
@@ -436,7 +441,8 @@ class Queue:
         With `clean=False` only the files are given back: for a queue whose sync has failed.
         """
         try:
-            untouched = self.cursor.durable.clean and self.log.last == self.cursor.durable.durable
+            state, moved = self.cursor.durable, self.cursor.moved
+            untouched = state.clean and not moved and self.log.last == state.durable
             if clean and not untouched:
                 self.sync()
                 self._store_cursor()

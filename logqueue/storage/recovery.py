@@ -12,6 +12,9 @@ The daemon and fsck see a directory through the same eyes.  The order matters:
    checkpoint.  Records up to D were durable: a bad frame at or below D is damage
    (R1).  Above D it is a tear, the normal trace of a crash (R2); what lies behind it was never
    acknowledged, is counted, and never comes back, because nothing is appended behind a tear (R3).
+
+What kill -9 leaves is in the page cache only, names included.  So files and directories are synced
+before they are read (R4): what recovery builds on is what a power cut would leave.
 """
 
 from __future__ import annotations

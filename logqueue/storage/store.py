@@ -96,9 +96,12 @@ class Store:
         try:
             _check_format(disk, root)
             queues = os.path.join(root, QUEUES)
-            if not disk.exists(queues):
+            # R4: a start that was killed may have left names that are in the cache only.
+            disk.sync_directory(root)
+            if not disk.exists(queues):  # only now, so that FORMAT is never the one to be missing
                 disk.make_directory(queues)
                 disk.sync_directory(root)
+            disk.sync_directory(queues)
             for name in disk.list(queues):
                 if name.endswith(TEMPORARY_SUFFIX):  # a queue whose creation a crash cut short
                     disk.remove_tree(os.path.join(queues, name))
@@ -170,7 +173,8 @@ class Store:
 
 def _make_root(disk: Disk, root: str) -> None:
     try:
-        _make_directories(disk, os.path.abspath(root))
+        if not disk.exists(os.path.join(root, FORMAT)):
+            _make_directories(disk, os.path.abspath(root))
         disk.list(root)
     except StorageFailed as failure:
         if failure.cause.errno == errno.EIO:
@@ -185,11 +189,19 @@ def _no_root(root: str, error: OSError) -> UsageError:
 
 
 def _make_directories(disk: Disk, path: str) -> None:
-    if not disk.exists(path):
-        parent = os.path.dirname(path)
-        _make_directories(disk, parent)
+    """Make `path` with its parents, durably; also those that a killed first start had made."""
+    parent = os.path.dirname(path)
+    if parent == path:
+        return
+    _make_directories(disk, parent)
+    missing = not disk.exists(path)
+    if missing:
         disk.make_directory(path)
+    try:
         disk.sync_directory(parent)
+    except StorageFailed:  # not ours to sync, if it was not ours to make
+        if missing:
+            raise
 
 
 def _check_format(disk: Disk, root: str) -> None:
