@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test torture powercut check bench format clean
+.PHONY: run test crash torture powercut check bench format clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -16,6 +16,10 @@ test: .venv/ready
 	$(BIN)/python -m pytest -q
 
 # The long runs.  ROUNDS and SEED may be given: make torture ROUNDS=100 SEED=7
+crash: CUTS ?= 200000
+crash: .venv/ready
+	$(BIN)/python -m tests.crashsweep --cuts $(CUTS) $(if $(SEED),--seed $(SEED))
+
 torture: ROUNDS ?= 1000
 torture: .venv/ready
 	$(BIN)/python -m tools.torture --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
