@@ -1,0 +1,261 @@
+"""What a queue costs after years: many queues, a deep backlog, space given back.
+
+    python -m tools.years queues --directory DIR     10,000 queues of 10 messages
+    python -m tools.years backlog --directory DIR    100,000,000 messages of 100 bytes in one queue
+    python -m tools.years compaction --directory DIR puts while gigabytes are deleted
+
+Each starts real daemons on 127.0.0.1 and prints one line per figure.  DIR must be on the disk that
+is to be measured; what is made there stays, so that a second run is quick: remove it yourself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from logqueue.storage.disk import MmapDisk
+from logqueue.storage.queue import Options
+from logqueue.storage.store import Store
+from tests.daemon import Daemon
+from tools.pipeline import Pipeline, put_request, request
+
+PAYLOAD_BYTES = 100
+PIPELINED = 32
+CONNECTIONS = 4
+RATE_S = 4.0  # of one measurement of a rate
+PASSES = 3  # of each; the best counts, for others use this machine too
+DEEP = "deep"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one measurement."""
+    parser = argparse.ArgumentParser(prog="tools.years", description=__doc__)
+    parser.add_argument("what", choices=("queues", "backlog", "compaction"))
+    parser.add_argument("--directory", type=Path, required=True)
+    parser.add_argument("--count", type=int, help="queues, or messages")
+    given = parser.parse_args(argv)
+    given.directory.mkdir(parents=True, exist_ok=True)
+    if given.what == "queues":
+        queues(given.directory, given.count or 10_000)
+    elif given.what == "backlog":
+        backlog(given.directory, given.count or 100_000_000)
+    else:
+        compaction(given.directory, given.count or 40_000_000)
+
+
+def queues(directory: Path, count: int) -> None:
+    """Many queues: creation, start after kill -9 and after a clean stop, disk, memory."""
+    names = [f"queue-{number:05d}" for number in range(count)]
+    with Daemon(directory, ["--max-queues", str(count)]) as daemon:
+        began = time.perf_counter()
+        daemon.start()
+        report("start, empty or as it was", time.perf_counter() - began, "s")
+        message = put_request("%s", b"x" * PAYLOAD_BYTES).decode()
+        began = time.perf_counter()
+        each(daemon.port, [(message % name).encode() for name in names for _ in range(10)])
+        report("ten puts to each queue", (time.perf_counter() - began) / count * 1e3, "ms a queue")
+        _memory(daemon)
+        daemon.stop(signal.SIGKILL)
+        _start(daemon, "start after kill -9")
+        report("disk", disk_bytes(daemon.data) / count / 1024, "KiB a queue")
+        for what, operation in (("status", "status"), ("get (the queue is opened)", "get")):
+            began = time.perf_counter()
+            each(daemon.port, [request(name, operation) for name in names])
+            report(f"{what} of each queue", (time.perf_counter() - began) / count * 1e3, "ms")
+        _memory(daemon)
+        began = time.perf_counter()
+        daemon.stop()
+        report("clean stop", time.perf_counter() - began, "s")
+        _start(daemon, "start after a clean stop")
+        daemon.stop()
+
+
+def backlog(directory: Path, count: int) -> None:
+    """One deep queue: start, memory, rates against an empty queue, view at random positions."""
+    with Daemon(directory, ["--max-queues", "100"]) as daemon:
+        if not daemon.data.exists():
+            build(daemon.data, count)
+        files = list((daemon.data / "queues" / DEEP).iterdir())
+        report("backlog", sum(path.stat().st_size for path in files) / 1e9, "GB")
+        drop_cache(files)
+        _start(daemon, "start")
+        each(daemon.port, [put_request(DEEP, b"x" * PAYLOAD_BYTES)])
+        daemon.stop(signal.SIGKILL)
+        drop_cache(files)
+        _start(daemon, "start after kill -9, cold")
+        rates = dict.fromkeys(("put shallow", "put deep", "get shallow", "get deep"), 0.0)
+        for attempt in range(PASSES):
+            for where, queue in (("shallow", f"shallow{attempt}"), ("deep", DEEP)):
+                drop_cache(files)
+                put = [put_request(queue, b"x" * PAYLOAD_BYTES)]
+                rates[f"put {where}"] = max(rates[f"put {where}"], rate(daemon.port, put))
+                get = [request(queue, "get")]
+                rates[f"get {where}"] = max(rates[f"get {where}"], rate(daemon.port, get))
+        for name, found in rates.items():
+            report(name, found, "a second")
+        report("put, deep against shallow", rates["put deep"] / rates["put shallow"], "")
+        report("get, deep and cold against shallow", rates["get deep"] / rates["get shallow"], "")
+        _views(daemon.port, count)
+        _memory(daemon)
+        daemon.stop()
+        drop_cache(files)
+        _start(daemon, "start after a clean stop, cold")
+        daemon.stop()
+
+
+def compaction(directory: Path, count: int) -> None:
+    """Latency of lone puts, idle and while a reset deletes gigabytes; what an idle queue keeps."""
+    with Daemon(directory) as daemon:
+        if not daemon.data.exists():
+            build(daemon.data, count)
+        daemon.start()
+        size = disk_bytes(daemon.data)
+        done = threading.Event()
+        threading.Timer(RATE_S, done.set).start()
+        idle = latencies(daemon.port, done)
+        reset = threading.Thread(target=lambda: each(daemon.port, [request(DEEP, "reset")]))
+        deleted = threading.Event()
+        busy: list[float] = []
+        puts = threading.Thread(target=lambda: busy.extend(latencies(daemon.port, deleted)))
+        puts.start()
+        began = time.perf_counter()
+        reset.start()
+        reset.join()
+        took = time.perf_counter() - began
+        deleted.set()
+        puts.join()
+        report("deleted", (size - disk_bytes(daemon.data)) / 1e9, "GB")
+        report("in", took, "s")
+        for what, found in (("idle", idle), ("while deleting", busy)):
+            for share in (0.5, 0.99, 0.999):
+                quantile = found[min(len(found) - 1, int(len(found) * share))]
+                report(f"put p{share * 100:g} {what} ({len(found)} puts)", quantile * 1e3, "ms")
+        rate(daemon.port, [put_request("used", b"x" * PAYLOAD_BYTES)])
+        while (
+            body := each(daemon.port, [request("used", "get")] * PIPELINED)[-1]
+        ) != b"HTTPSQS_GET_END":
+            assert body
+        time.sleep(60)
+        report("a used queue after a minute", disk_bytes(daemon.data / "queues/used") / 1024, "KiB")
+        daemon.stop()
+
+
+def build(data: Path, count: int) -> None:
+    """A queue of `count` unread messages, written without the daemon."""
+    store = Store.open(MmapDisk(), str(data), Options(committed_reads=False))
+    queue = store.create_queue(DEEP.encode())
+    queue.set_maxqueue(1_000_000_000)
+    for number in range(1, count + 1):
+        queue.put(b"%012d" % number + b"x" * (PAYLOAD_BYTES - 12))
+    queue.close()
+    store.close()
+
+
+def each(port: int, requests: list[bytes]) -> list[bytes]:
+    """The bodies of the answers to all requests, sent over one connection in batches."""
+    connection = Pipeline(port)
+    bodies: list[bytes] = []
+    for at in range(0, len(requests), PIPELINED):
+        bodies += connection.ask(requests[at : at + PIPELINED])
+    connection.close()
+    return bodies
+
+
+def rate(port: int, requests: list[bytes]) -> float:
+    """Answers a second over a few pipelined connections."""
+    counts = [0] * CONNECTIONS
+    end = time.perf_counter() + RATE_S
+
+    def load(number: int) -> None:
+        connection = Pipeline(port)
+        while time.perf_counter() < end:
+            counts[number] += len(connection.ask(requests * PIPELINED))
+        connection.close()
+
+    began = time.perf_counter()
+    _together(load, CONNECTIONS)
+    return sum(counts) / (time.perf_counter() - began)
+
+
+def latencies(port: int, done: threading.Event) -> list[float]:
+    """Seconds that lone puts took, sorted."""
+    connection = Pipeline(port)
+    put = [put_request("lone", b"x" * PAYLOAD_BYTES)]
+    found = []
+    while not done.is_set():
+        began = time.perf_counter()
+        assert connection.ask(put) == [b"HTTPSQS_PUT_OK"]
+        found.append(time.perf_counter() - began)
+    connection.close()
+    return sorted(found)
+
+
+def drop_cache(paths: Sequence[Path]) -> None:
+    """Make the next reads of these files the disk's."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+
+
+def disk_bytes(directory: Path) -> int:
+    """What a directory takes on disk, its own block included."""
+    found = directory.lstat().st_blocks * 512
+    for root, directories, files in os.walk(directory):
+        for name in [*directories, *files]:
+            found += os.lstat(os.path.join(root, name)).st_blocks * 512
+    return found
+
+
+def report(what: str, value: float, unit: str) -> None:
+    """One figure."""
+    print(f"{what:45} {value:12,.3f} {unit}", flush=True)
+
+
+def _start(daemon: Daemon, what: str) -> None:
+    began = time.perf_counter()
+    daemon.start()
+    report(what, time.perf_counter() - began, "s")
+    _memory(daemon)
+
+
+def _memory(daemon: Daemon) -> None:
+    status = Path(f"/proc/{daemon.pid}/status").read_text()
+    anonymous = next(line for line in status.splitlines() if line.startswith("RssAnon"))
+    report("  RssAnon", int(anonymous.split()[1]) / 1024, "MiB")
+    report("  descriptors", len(os.listdir(f"/proc/{daemon.pid}/fd")), "")
+
+
+def _views(port: int, count: int) -> None:
+    connection = Pipeline(port)
+    positions = [random.Random(1).randrange(count // 10, count) for _ in range(1000)]
+    for what in ("cold", "warm"):
+        took = []
+        for position in positions:
+            began = time.perf_counter()
+            [body] = connection.ask([request(DEEP, f"view&pos={position}")])
+            took.append(time.perf_counter() - began)
+            assert body.startswith(b"%012d" % position), body
+        took.sort()
+        report(f"view, {what}, p50", took[len(took) // 2] * 1e3, "ms")
+        report(f"view, {what}, p99", took[len(took) * 99 // 100] * 1e3, "ms")
+    connection.close()
+
+
+def _together(work: Callable[[int], None], count: int) -> None:
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+if __name__ == "__main__":
+    main()
