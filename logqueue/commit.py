@@ -16,6 +16,8 @@ those who had already done what they wait for.  A failed sync wakes nobody: it e
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
 
 import outcome
@@ -35,8 +37,8 @@ class Group:
 
     def __init__(self, queue: Queue) -> None:
         self.queue = queue
-        self.waiting: list[trio.lowlevel.Task] = []  # for the next sync
-        self.covered: list[trio.lowlevel.Task] = []  # by the sync that is running
+        self.waiting: list[Callable[[], object]] = []  # to be called after the next sync
+        self.covered: list[Callable[[], object]] = []  # after the one that is running
         self.wanted = False
         self.running = False
 
@@ -80,15 +82,21 @@ class Committer:
         When cancelled, it may become durable all the same.  If the sync fails this never returns:
         `run` raises, and takes the waiters down with it.
         """
-        task = trio.lowlevel.current_task()
-        group.waiting.append(task)
-        self.request(group)
+        wake = partial(trio.lowlevel.reschedule, trio.lowlevel.current_task())
+        self.when_durable(group, wake)
 
         def abort(_: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
-            (group.waiting if task in group.waiting else group.covered).remove(task)
+            (group.waiting if wake in group.waiting else group.covered).remove(wake)
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def when_durable(self, group: Group, call: Callable[[], object]) -> None:
+        """Have `call` called on the event loop once everything done to the group's queue so far
+        is durable: a `commit` without a task.  It is never called when the sync fails, and it
+        must not raise: that would end the daemon."""
+        group.waiting.append(call)
+        self.request(group)
 
     def request(self, group: Group) -> None:
         """Have the queue synced soon, without waiting for it."""
@@ -127,15 +135,15 @@ class Committer:
             return
         group.running = False
         group.queue.finish_sync(sync)
-        self._release(group)
         if group.wanted:
             self._enqueue(group)
+        self._release(group)  # last: those who are called may want the next sync already
 
     @staticmethod
     def _release(group: Group) -> None:
         covered, group.covered = group.covered, []
-        for task in covered:
-            trio.lowlevel.reschedule(task)
+        for call in covered:
+            call()
 
     async def _sleep(self) -> None:
         def abort(_: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
