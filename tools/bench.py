@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with TemporaryDirectory(dir=given.output, prefix="data-") as directory:
         _measure(_plan(given), given, Path(directory), results)
         found = _held_to(given, Path(directory), results) if given.targets else []
-    tables = [report.rates(results), report.latencies(results)]
+    tables = [report.rates(results), report.latencies(results), report.costs(results)]
     if found:
         tables.insert(0, report.verdicts(found))
     text = "\n\n".join(tables)
@@ -130,10 +130,10 @@ def _tick_gap(directory: Path) -> Target:
     """p99.9 of the gaps between event-loop ticks under durable producers."""
     port = processes.free_port()
     command = [sys.executable, bench_ticks.__file__, "-p", str(port), "-x", "ticks"]
-    with processes.running(command, directory, port) as output:
+    with processes.running(command, directory, port) as process:
         request = wrk.Request(f"http://127.0.0.1:{port}", f"/?name=q&opt=put&data={'m' * 100}")
         wrk.run(request, TICK_PRODUCERS, TICK_S)
-    found = json.loads(output.read_text().splitlines()[-1])
+    found = json.loads(process.output.read_text().splitlines()[-1])
     return Target(
         f"p99.9 gap between loop ticks, {TICK_PRODUCERS} durable producers, ms",
         found["p999_ms"],

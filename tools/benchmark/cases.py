@@ -32,11 +32,13 @@ class Case(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One measurement: requests/s, and how long a request took, in microseconds."""
+    """One measurement: requests/s, how long a request took, and what it took of the server's
+    processor (which says more than the rate on a machine that others use); microseconds."""
 
     rate: float
     p50_us: float
     p99_us: float
+    cpu_us: float = 0.0  # 0: not known
 
 
 Plan = dict[Case, list[str]]  # who meets which load; the floor first

@@ -13,12 +13,13 @@ import socket
 import statistics
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from tools.benchmark import beanstalk, processes, wrk
 from tools.benchmark.cases import DURABILITIES, FDATASYNC, FLOOR, SIZES, Case, Sample
+from tools.benchmark.processes import Service
 from tools.benchmark.wrk import LoadFailed, Request, Result
 
 PUT_OK_BYTES = len("HTTPSQS_PUT_OK")
@@ -53,12 +54,25 @@ class _Backlog:
         self._rates[case] = sample.rate
 
 
+def _loaded(pids: Sequence[int], load: Callable[[], Result]) -> Result:
+    """Run the load, and note what it takes of the processes' processor time."""
+    before_s = processes.processor_s(pids)
+    result = load()
+    cpu_us = (processes.processor_s(pids) - before_s) / result.requests * 1e6
+    return result._replace(sample=result.sample._replace(cpu_us=cpu_us))
+
+
+def _wrk(service: Service, request: Request, case: Case, seconds: int) -> Result:
+    return _loaded(service.pids, lambda: wrk.run(request, case.connections, seconds))
+
+
 class Httpsqs:
     """logqueue, or any server that speaks HTTPSQS."""
 
-    def __init__(self, name: str, url: str) -> None:
+    def __init__(self, name: str, service: Service) -> None:
         self.name = name
-        self._url = url.rstrip("/")
+        self._service = service
+        self._url = service.url.rstrip("/")
         self._backlog = _Backlog()
 
     def measure(self, case: Case, seconds: int) -> Sample:
@@ -66,7 +80,7 @@ class Httpsqs:
             return self._get(case, seconds)
         queue = f"put{case.size}"
         self._empty(queue)
-        result = wrk.run(self._put(queue, case), case.connections, seconds)
+        result = _wrk(self._service, self._put(queue, case), case, seconds)
         self._check(result, self._unread(queue), case)
         self._empty(queue)
         return result.sample
@@ -78,7 +92,7 @@ class Httpsqs:
             wrk.run(self._put(queue, case._replace(operation="post")), PREFILL_CONNECTIONS, 1)
         before = self._unread(queue)
         request = Request(self._url, f"/?name={queue}&opt=get", closes=case.closes)
-        result = wrk.run(request, case.connections, seconds)
+        result = _wrk(self._service, request, case, seconds)
         self._backlog.learn(case, result.sample)
         self._check(result, before - self._unread(queue), case)
         return result.sample
@@ -118,8 +132,8 @@ class Floor:
 
     name = FLOOR
 
-    def __init__(self, urls: dict[str, str]) -> None:
-        self._urls = urls
+    def __init__(self, services: dict[str, Service]) -> None:
+        self._services = services
 
     @staticmethod
     def answers() -> list[str]:
@@ -128,7 +142,8 @@ class Floor:
 
     def measure(self, case: Case, seconds: int) -> Sample:
         size = case.size if case.operation == "get" else PUT_OK_BYTES
-        url = self._urls[f"{size}:close" if case.closes else str(size)]
+        service = self._services[f"{size}:close" if case.closes else str(size)]
+        url = service.url
         data = "m" * case.size
         match case.operation:
             case "get":
@@ -137,15 +152,16 @@ class Floor:
                 request = Request(url, f"/?name=put&opt=put&data={data}", closes=case.closes)
             case "post":
                 request = Request(url, "/?name=put&opt=put", data, closes=case.closes)
-        return wrk.run(request, case.connections, seconds).sample
+        return _wrk(service, request, case, seconds).sample
 
 
 class Webdis:
     """webdis on Redis: LPUSH and RPOP on a list."""
 
-    def __init__(self, name: str, url: str, redis_port: int) -> None:
+    def __init__(self, name: str, service: Service, redis_port: int) -> None:
         self.name = name
-        self._url = url
+        self._service = service
+        self._url = service.url
         self._redis_port = redis_port
         self._backlog = _Backlog()
 
@@ -161,7 +177,7 @@ class Webdis:
             else:
                 request = Request(self._url, "/", command + data, closes=case.closes)
         before = self._redis("LLEN", self._list(case))
-        result = wrk.run(request, case.connections, seconds)
+        result = _wrk(self._service, request, case, seconds)
         moved = abs(self._redis("LLEN", self._list(case)) - before)
         if not result.requests <= moved <= result.requests + case.connections:
             raise LoadFailed(f"{self.name}: {result.requests} answers, {moved} messages moved")
@@ -206,15 +222,19 @@ class Beanstalkd:
     def measure(self, case: Case, seconds: int) -> Sample:
         payload = b"m" * case.size
         try:
-            with processes.beanstalkd(self._directory, self._options) as port:
+            with processes.beanstalkd(self._directory, self._options) as (port, pid):
                 if case.operation == "get":
                     beanstalk.prefill(port, payload, self._backlog.wanted(case, seconds))
                     before = beanstalk.ready_jobs(port)
-                    result = beanstalk.gets(port, case.connections, seconds)
+                    result = _loaded(
+                        (pid,), lambda: beanstalk.gets(port, case.connections, seconds)
+                    )
                     moved = before - beanstalk.ready_jobs(port)
                     self._backlog.learn(case, result.sample)
                 else:
-                    result = beanstalk.puts(port, payload, case.connections, seconds)
+                    result = _loaded(
+                        (pid,), lambda: beanstalk.puts(port, payload, case.connections, seconds)
+                    )
                     moved = beanstalk.ready_jobs(port)
         finally:
             shutil.rmtree(self._directory, ignore_errors=True)
@@ -267,7 +287,7 @@ def _start(
 ) -> Contender:
     directory.mkdir(parents=True, exist_ok=True)
     if name in peers:
-        return Httpsqs(name, peers[name])
+        return Httpsqs(name, Service(peers[name], ()))
     if name in DURABILITIES:
         return Httpsqs(name, stack.enter_context(processes.logqueued(directory, name)))
     if name == FLOOR:
@@ -275,8 +295,8 @@ def _start(
     if name == FDATASYNC:
         return Fdatasync(directory)
     if name.startswith("webdis "):
-        url, port = stack.enter_context(processes.webdis(directory, name.split()[1]))
-        return Webdis(name, url, port)
+        service, port = stack.enter_context(processes.webdis(directory, name.split()[1]))
+        return Webdis(name, service, port)
     assert name.startswith("beanstalkd"), name
     return Beanstalkd(name, directory / "binlog", name.split()[1:])
 

@@ -7,7 +7,7 @@ import platform
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 
-from tools.benchmark.cases import FLOOR, Case
+from tools.benchmark.cases import FDATASYNC, FLOOR, Case
 from tools.benchmark.results import Results
 from tools.benchmark.targets import Target
 
@@ -82,6 +82,17 @@ def latencies(results: Results) -> str:
         cells = ["" if s is None else f"{s.p50_us:,.0f} / {s.p99_us:,.0f}" for s in found]
         rows.append([case.label, *cells])
     return table(["us, p50 / p99", *names], rows)
+
+
+def costs(results: Results) -> str:
+    """Processor time of the server's processes for each request."""
+    names = [name for name in results.names() if name != FDATASYNC]
+    rows = []
+    for case in results.cases():
+        found = [results.median(case, name) for name in names]
+        cells = ["" if s is None or not s.cpu_us else f"{s.cpu_us:,.1f}" for s in found]
+        rows.append([case.label, *cells])
+    return table(["us of processor a request", *names], rows)
 
 
 def verdicts(targets: Iterable[Target]) -> str:

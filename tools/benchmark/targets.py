@@ -93,4 +93,7 @@ def _rates(results: Results, ratio: _Ratio) -> str:
     if ratio.case.size >= 1 << 16:
         megabytes = ratio.case.size / 1e6
         return f"{ours.rate * megabytes:,.0f} of {theirs.rate * megabytes:,.0f} MB/s"
-    return f"{ours.rate:,.0f} of {theirs.rate:,.0f} /s"
+    rates = f"{ours.rate:,.0f} of {theirs.rate:,.0f} /s"
+    if not theirs.cpu_us:
+        return rates
+    return f"{rates}; {ours.cpu_us:.1f} to {theirs.cpu_us:.1f} us of processor"
