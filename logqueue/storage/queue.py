@@ -235,6 +235,8 @@ class Queue:
             self.damage = fetch.damage
             raise fetch.damage
         self.log.install(fetch)
+        if fetch.window is not None:  # the index has told where the record stands
+            self._position = Position(fetch.window.base, fetch.window.offset)
 
     def get_nowait(self) -> tuple[int, bytes] | None:
         """Consume the oldest message: (position, payload), or None when there is none.
