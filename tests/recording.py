@@ -49,16 +49,12 @@ def unpack(step: Step, key: str) -> str:
 
 
 def expected(step: Step) -> Step:
-    """What a recorded step compares."""
+    """What a recorded step compares, in the terms of `Runner.play`."""
     result = {key: step[key] for key in RESULT if step.get(key) is not None}
     if "control" not in step:
         result["body"] = unpack(step, "body")
-        if "more" in step:
-            result["more"] = [
-                {key: item for key, item in expected(more).items() if item != ""}
-                | {"body": unpack(more, "body")}
-                for more in step["more"]
-            ]
+    if "more" in step:
+        result["more"] = [expected(answer) for answer in step["more"]]
     return result
 
 

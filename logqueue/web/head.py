@@ -5,10 +5,10 @@ lines; its server took all of that and h11 does not.  What is merely old-fashion
 here, narrowly; what leaves the end of the message in doubt is refused, because a proxy in front
 may see another end than we do (RFC 9112, section 11.2: request smuggling).
 
-Three kinds of header line are odd: folded ones, ones whose name is no token, and ones with a CR
-inside.  An odd line that mentions Content-Length or Transfer-Encoding is refused.  Otherwise a
-fold is joined to its line with one blank, a CR becomes a blank, and a line without a proper name
-is dropped, since nobody can ask for it.
+Three kinds of header line are odd: folded ones, ones whose name is no token, and ones with CR, VT
+or FF inside.  An odd line that mentions Content-Length or Transfer-Encoding is refused.  Otherwise
+a fold is joined to its line with one blank, CR, VT and FF become blanks, and a line without a
+proper name is dropped, since nobody can ask for it.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _fields(lines: list[bytes]) -> list[tuple[bytes, bytes]]:
     for line in lines:
         folded = line.startswith((b" ", b"\t"))
         name, colon, value = line.partition(b":")
-        odd = folded or b"\r" in line or not _token.fullmatch(name)
+        odd = folded or _whitespace.search(line) or not _token.fullmatch(name)
         if odd and (_framing.search(line) or (folded and fields and _framing.match(fields[-1][0]))):
             raise Refused(400, "odd header line about the length")
         if folded:
