@@ -147,7 +147,7 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
                 _announce(config, listeners)
                 ready()
                 nursery.start_soon(queues.run)
-                dialect = Dialect(queues, os.fsencode(config.auth) if config.auth else None)
+                dialect = Dialect(queues, None if config.auth is None else os.fsencode(config.auth))
                 await serve(listeners, dialect.handle, config, drain=drain)
             nursery.cancel_scope.cancel()
 

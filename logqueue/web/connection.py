@@ -174,6 +174,8 @@ class Connection:
 
     async def _refuse(self, refused: Refused) -> None:
         """Say so after the answers to what came before, and close."""
+        self._reader = Reader(self._shared.config)  # lets go of what it holds
+        self._account()
         self._answers.append(answer.refusal(refused, self._shared.date_line()))
         await self._flush()
         await self._linger()

@@ -29,8 +29,11 @@ _port = re.compile(rb":0*([0-9]+)\Z")
 _token = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
 _framing = re.compile(rb"content-length|transfer-encoding", re.IGNORECASE)
 _content_length = re.compile(rb"\+?([0-9]{1,20})")
-_unprintable = re.compile(rb"[^\x21-\x7e]")
 _whitespace = re.compile(rb"[\r\v\f]")  # besides blank and TAB, what h11 refuses in a value
+
+
+# h11 sees a question mark for each byte of a target that it would refuse.
+_printable = bytes(byte if 0x21 <= byte <= 0x7E else 0x3F for byte in range(256))
 
 
 class RequestLine(NamedTuple):
@@ -56,7 +59,7 @@ def request_line(line: bytes) -> RequestLine:
     authority = _authority.match(target)
     return RequestLine(
         method,
-        _unprintable.sub(lambda raw: b"%%%02X" % ord(raw[0]), target),
+        target,
         (int(match[1]), int(match[2])),
         authority is not None and _is_proxied(authority[1], authority[2]),
     )
@@ -81,7 +84,7 @@ def clean(line: RequestLine, lines: list[bytes]) -> bytes:
     version = b"1.1" if line.version >= (1, 1) else b"1.0"
     return b"%b %b HTTP/%b\r\n%b\r\n" % (
         line.method,
-        line.target,
+        line.target.translate(_printable),
         version,
         b"".join(b"%b: %b\r\n" % field for field in fields),
     )

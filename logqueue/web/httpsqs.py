@@ -12,15 +12,20 @@ import logging
 import re
 from urllib.parse import unquote_to_bytes
 
+import trio
+
 from logqueue.errors import LogqueueError
 from logqueue.web.message import Request, Response
 from logqueue.web.queues import Queues, Status
 
 NAME_BYTES_MAX = 256
+OPERATION_BYTES_MAX = len("status_json")
 CHARSET_BYTES_MAX = 40
 NUMBER_MAX = 1_000_000_000  # of pos and num
 MAXQUEUE_MIN = 10
+NUMBER_BYTES_MAX = 255  # of its digits and what stands around them
 PARAMETERS_MAX = 10_000  # a bound for the loop; HTTPSQS had none
+DECODE_BYTES_MAX = 65536  # decoded in one go: 5 ms, when all of it is escapes
 
 _log = logging.getLogger("logqueue.web")
 
@@ -39,11 +44,27 @@ def decode(value: bytes) -> bytes:
     return unquote_to_bytes(value) if b"%" in value else value
 
 
-def parameters(target: bytes) -> Parameters:
-    """The query's values, decoded once, by lower-case key; of repeated keys the first counts.
+async def decode_message(value: bytes) -> bytes:
+    """`decode` for values of any size, giving way to other tasks meanwhile."""
+    if len(value) <= DECODE_BYTES_MAX or b"%" not in value:
+        return decode(value)
+    pieces = []
+    start = 0
+    while start < len(value):
+        end = start + DECODE_BYTES_MAX
+        escape = value.find(b"%", end - 2, end)  # it may go on in the next piece
+        end = end if escape < 0 else escape
+        pieces.append(decode(value[start:end]))
+        start = end
+        await trio.lowlevel.checkpoint()
+    return b"".join(pieces)
 
-    Keys are not decoded.  A piece without a key or without `=` voids all of them, as in HTTPSQS;
-    one trailing `&` is no piece.
+
+def parameters(target: bytes) -> Parameters:
+    """The query's values, not decoded yet, by lower-case key; of repeated keys the first counts.
+
+    A piece without a key or without `=` voids all of them, as in HTTPSQS; one trailing `&` is no
+    piece.
     """
     query = target.partition(b"#")[0].partition(b"?")[2].removesuffix(b"&")
     if not query or query.count(b"&") >= PARAMETERS_MAX:
@@ -54,13 +75,26 @@ def parameters(target: bytes) -> Parameters:
         if not equals or not key:
             return {}
         found.setdefault(key.lower(), value)
-    return {key: decode(value) for key, value in found.items()}
+    return found
 
 
-def number(text: bytes) -> int:
-    """C's atoi, without its wrap at 32 bits: what is out of range stays out of range."""
+def short(given: Parameters, key: bytes, bytes_max: int) -> bytes | None:
+    """A decoded value; None when it is absent or longer than that."""
+    raw = given.get(key)
+    if raw is None or len(raw) > 3 * bytes_max:  # an escape has three bytes
+        return None
+    value = decode(raw)
+    return value if len(value) <= bytes_max else None
+
+
+def number(given: Parameters, key: bytes) -> int:
+    """A value as C's atoi reads it, 0 when it is absent.
+
+    Without its wrap at 32 bits: what is out of range stays out of range.
+    """
+    text = short(given, key, NUMBER_BYTES_MAX) or b""
     match = _atoi.match(text)
-    assert match is not None  # every part of the pattern may be empty
+    assert match  # every part of the pattern may be empty
     digits = match[2][:20] or b"0"
     return -int(digits) if match[1] == b"-" else int(digits)
 
@@ -83,20 +117,20 @@ class Dialect:
             response = await self._operate(request, given)
         else:
             response = Response(b"HTTPSQS_AUTH_FAILED")
-        charset = given.get(b"charset")
-        if charset is None or len(charset) > CHARSET_BYTES_MAX or _header_break.search(charset):
+        charset = short(given, b"charset", CHARSET_BYTES_MAX)
+        if charset is None or _header_break.search(charset):
             return response
         return response._replace(content_type=b"text/plain; charset=" + charset)
 
     def _authorises(self, given: Parameters) -> bool:
         assert self._password is not None
-        auth = given.get(b"auth")
+        auth = short(given, b"auth", len(self._password))
         return auth is not None and hmac.compare_digest(auth, self._password)
 
     async def _operate(self, request: Request, given: Parameters) -> Response:
-        name = given.get(b"name")
-        operation = given.get(b"opt")
-        if name is None or len(name) > NAME_BYTES_MAX or b"\0" in name:
+        name = short(given, b"name", NAME_BYTES_MAX)
+        operation = short(given, b"opt", OPERATION_BYTES_MAX)
+        if name is None or b"\0" in name:
             return Response(b"HTTPSQS_ERROR")
         try:
             if operation == b"put":
@@ -109,7 +143,7 @@ class Dialect:
             return Response(b"HTTPSQS_PUT_ERROR" if operation == b"put" else b"HTTPSQS_ERROR")
 
     async def _put(self, name: bytes, request: Request, given: Parameters) -> Response:
-        message = _message(request, given)
+        message = await _message(request, given)
         if message is None:
             return Response(b"HTTPSQS_PUT_ERROR")
         position = await self._queues.put(name, message)
@@ -132,7 +166,7 @@ class Dialect:
         queues = self._queues
         match operation:
             case b"view":
-                position = number(given.get(b"pos", b""))
+                position = number(given, b"pos")
                 if 1 <= position <= NUMBER_MAX:
                     return Response(await queues.view(name, position) or b"")
             case b"status":
@@ -143,30 +177,30 @@ class Dialect:
                 await queues.reset(name)
                 return Response(b"HTTPSQS_RESET_OK")
             case b"maxqueue":
-                size = number(given.get(b"num", b""))
+                size = number(given, b"num")
                 if MAXQUEUE_MIN <= size <= NUMBER_MAX:
                     done = await queues.set_maxqueue(name, size)
                     return Response(b"HTTPSQS_MAXQUEUE_OK" if done else b"HTTPSQS_MAXQUEUE_CANCEL")
             case b"synctime":
-                seconds = number(given.get(b"num", b""))
+                seconds = number(given, b"num")
                 if 1 <= seconds <= NUMBER_MAX:
                     queues.set_sync_interval(seconds)
                     return Response(b"HTTPSQS_SYNCTIME_OK")
         return Response(b"HTTPSQS_ERROR")
 
 
-def _message(request: Request, given: Parameters) -> bytes | None:
+async def _message(request: Request, given: Parameters) -> bytes | None:
     """What a put stores.  A body wins over `data=`; an empty body counts as none.
 
     Both are decoded as a message; `data=` has then been decoded twice.  Clients rely on it.
     """
     if not request.body:
         data = given.get(b"data")
-        return None if data is None else decode(data)
+        return None if data is None else await decode_message(await decode_message(data))
     media_type = request.content_type.partition(b";")[0].strip().lower()
     if media_type == b"application/octet-stream":
         return request.body
-    return decode(request.body)
+    return await decode_message(request.body)
 
 
 def _status_text(name: bytes, status: Status) -> bytes:

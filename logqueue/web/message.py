@@ -51,8 +51,8 @@ def layout(version: tuple[int, int], *, close: bool, keep_alive: bool, proxied: 
 
 
 class Request(NamedTuple):
-    """One complete request.  `target` holds bytes 0x21 to 0x7e only; what a client sent raw
-    beyond them has been percent-encoded.  `content_type` is empty when the request named none."""
+    """One complete request.  `target` is as the client sent it: old ones send raw bytes in it, any
+    but NUL and LF.  `content_type` is empty when the request named none."""
 
     method: bytes
     target: bytes

@@ -83,13 +83,13 @@ class Reader:
         end = _head_end.search(buffer, self._searched)
         size = len(buffer) if end is None else end.end()
         if size > self._config.head_bytes_max:
-            raise self._head_too_large()
+            limit = self._config.head_bytes_max
+            raise Refused(431, f"head exceeds {limit} bytes", explained=True)
         if end is None:
             self._searched = max(0, len(buffer) - 2)
             return None
-        count = buffer.count(b"\n", 0, size) - 2
-        if count > self._config.header_count_max:
-            limit = self._config.header_count_max
+        limit = self._config.header_count_max
+        if buffer.count(b"\n", 0, size) - 2 > limit:
             raise Refused(431, f"more than {limit} header lines", explained=True)
         lines = [raw.removesuffix(b"\r") for raw in bytes(buffer[:size]).split(b"\n")]
         del buffer[:size]
@@ -102,20 +102,15 @@ class Reader:
         if buffer and buffer[0] <= 0x20:
             raise Refused(400, "request line")
         end = buffer.find(b"\n", self._searched)
+        limit = self._config.head_bytes_max
+        if (len(buffer) if end < 0 else end + 1) > limit:
+            raise Refused(414, f"request line exceeds {limit} bytes", explained=True)
         if end < 0:
             self._searched = len(buffer)
-            if len(buffer) > self._config.head_bytes_max:
-                raise self._head_too_large()
             return False
         self._line = head.request_line(bytes(buffer[:end]).removesuffix(b"\r"))
         self._searched = end
         return True
-
-    def _head_too_large(self) -> Refused:
-        limit = self._config.head_bytes_max
-        if self._line is None:
-            return Refused(414, f"request line exceeds {limit} bytes", explained=True)
-        return Refused(431, f"head exceeds {limit} bytes", explained=True)
 
     def _read_body(self, announced: _Head) -> bytes | None:
         buffer = self._buffer
@@ -150,16 +145,10 @@ def _judge(line: head.RequestLine, lines: list[bytes], config: Config) -> _Head:
     headers: dict[bytes, list[bytes]] = {}
     for name, value in event.headers:
         headers.setdefault(name, []).append(value)
-    return _announce(line, bytes(event.method), bytes(event.target), headers, config)
+    return _announce(line, headers, config)
 
 
-def _announce(
-    line: head.RequestLine,
-    method: bytes,
-    target: bytes,
-    headers: dict[bytes, list[bytes]],
-    config: Config,
-) -> _Head:
+def _announce(line: head.RequestLine, headers: dict[bytes, list[bytes]], config: Config) -> _Head:
     expects = [value.lower() for value in headers.get(b"expect", ())]
     if line.version < (1, 1):
         expects = []  # RFC 9110, section 10.1.1
@@ -176,8 +165,8 @@ def _announce(
         for token in value.split(b",")
     }
     return _Head(
-        method,
-        target,
+        line.method,
+        line.target,
         headers.get(b"content-type", [b""])[0],
         layout(
             line.version,

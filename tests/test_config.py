@@ -1,0 +1,87 @@
+"""The command line: HTTPSQS's flags, the long options, and what is refused."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from logqueue.config import Config, parse
+from logqueue.errors import UsageError
+
+
+def test_defaults() -> None:
+    assert parse(["-x", "d"]) == Config("d")
+
+
+def test_every_flag_of_httpsqs() -> None:
+    line = "-l 0.0.0.0 -p 1219 -x d -t 30 -s 2 -c 2048 -m 500 -i /tmp/p -a secret -d"
+    config = parse(line.split())
+    assert config == Config(
+        "d",
+        address="0.0.0.0",
+        port=1219,
+        timeout_idle_s=30,
+        durability="interval",
+        sync_interval_s=2,
+        pid_file="/tmp/p",
+        auth="secret",
+        detach=True,
+    )
+
+
+def test_long_options_are_the_same() -> None:
+    short = "-l ::1 -p 0 -x d -t 30 -s 2 -c 1 -m 1 -i p -a secret -d"
+    long = (
+        "--listen ::1 --port 0 --data d --timeout 30 --sync-interval 2 --cache 1 --memory 1 "
+        "--pid-file p --auth secret --daemon"
+    )
+    assert parse(short.split()) == parse(long.split())
+
+
+def test_durability_given_by_name_wins_over_s() -> None:
+    config = parse(["-x", "d", "-s", "2", "--durability", "os"])
+    assert (config.durability, config.sync_interval_s) == ("os", 2)
+
+
+def test_an_empty_password_is_a_password() -> None:
+    assert parse(["-x", "d", "-a", ""]).auth == ""
+
+
+def test_password_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_bytes(b"s\xe9cret \nnot this\n")
+    assert parse(["-x", "d", "--auth-file", str(file)]).auth == "s\udce9cret "
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", "-x/--data"),
+        ("-x", "-x/--data"),
+        ("-x d -p 65536", "'65536' is not a number from 0 to 65535"),
+        ("-x d -p http", "'http' is not a number"),
+        ("-x d -t 0", "-t/--timeout"),
+        ("-x d -t nan", "-t/--timeout"),
+        ("-x d -s -1", "-s/--sync-interval"),
+        ("-x d --durability never", "'always', 'interval', 'os'"),
+        ("-x d --dur os", "unrecognized arguments: --dur os"),
+        ("-x d -z", "unrecognized arguments: -z"),
+        ("-x d -a secret --auth-file f", "exclude each other"),
+        ("-x d --auth-file /nowhere/f", "/nowhere/f: No such file"),
+    ],
+)
+def test_usage_errors_name_the_option(line: str, message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        parse(line.split())
+
+
+def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(["-h"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    for flag in "lpxtscmiadh":
+        assert f"-{flag}" in text
+    assert "without effect" in text

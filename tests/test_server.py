@@ -1,0 +1,380 @@
+"""The server's sockets: time limits, bounds, drain, and clients that misbehave.
+
+A server in this process, with a handler that the test holds in its hand; real sockets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import socket
+import struct
+from collections.abc import AsyncIterator
+
+import pytest
+import trio
+
+from logqueue.config import KIB, MIB, Config
+from logqueue.errors import StorageFailed, UsageError
+from logqueue.web.connection import BATCH_REQUESTS_MAX, Handler
+from logqueue.web.message import Request, Response
+from logqueue.web.server import listen, serve
+
+CONFIG = Config(data_directory="", timeout_idle_s=30, drain_s=30)
+GET = b"GET / HTTP/1.1\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n"
+
+
+async def echo(request: Request) -> Response:
+    return Response(request.body or request.target)
+
+
+class Served:
+    """A running server and its clients."""
+
+    def __init__(self, port: int, drain: trio.Event) -> None:
+        self.port = port
+        self.drain = drain
+        self.done = trio.Event()
+        self.clients: list[trio.SocketStream] = []
+
+    async def connect(self) -> trio.SocketStream:
+        self.clients.append(await trio.open_tcp_stream("127.0.0.1", self.port))
+        return self.clients[-1]
+
+
+@contextlib.asynccontextmanager
+async def served(handler: Handler = echo, config: Config = CONFIG) -> AsyncIterator[Served]:
+    """A server for the length of a block; the whole test fails after 20 s."""
+    listeners = listen("127.0.0.1", 0)
+    server = Served(listeners[0].getsockname()[1], trio.Event())
+
+    async def run() -> None:
+        await serve(listeners, handler, config, drain=server.drain)
+        server.done.set()
+
+    try:
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(run)
+                yield server
+                nursery.cancel_scope.cancel()
+    finally:
+        for client in server.clients:
+            client.socket.close()
+
+
+def body_of(answer: bytes) -> bytes:
+    return answer.partition(b"\r\n\r\n")[2]
+
+
+async def exchange(client: trio.SocketStream, request: bytes = GET) -> bytes:
+    """One request, one answer of a length; its body."""
+    await client.send_all(request)
+    answer = bytearray()
+    while b"\r\n\r\n" not in answer:
+        answer += await client.receive_some()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    length = int(head.partition(b"Content-Length: ")[2].split(b"\r\n")[0])
+    while len(body) < length:
+        body += await client.receive_some()
+    return bytes(body)
+
+
+async def read_to_end(client: trio.SocketStream) -> bytes:
+    received = b""
+    while data := await client.receive_some():
+        received += data
+    return received
+
+
+async def reset(client: trio.SocketStream) -> None:
+    """Close with a reset instead of an end."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    await client.aclose()
+
+
+# ------------------------------------------------------------------ time
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /", GET[:-2], POST % 5 + b"abc"])
+async def test_a_silent_client_is_closed_without_a_word(sent: bytes) -> None:
+    async with served(config=dataclasses.replace(CONFIG, timeout_idle_s=0.2)) as server:
+        client = await server.connect()
+        await client.send_all(sent)
+        assert await read_to_end(client) == b""
+
+
+async def test_an_answer_gives_time_for_the_next_request() -> None:
+    config = dataclasses.replace(CONFIG, timeout_idle_s=0.4)
+    async with served(config=config) as server:
+        client = await server.connect()
+        began = trio.current_time()
+        while trio.current_time() < began + 3 * config.timeout_idle_s:
+            assert await exchange(client) == b"/"
+            await trio.sleep(config.timeout_idle_s / 4)
+
+
+async def test_a_trickling_client_is_closed() -> None:
+    """Each byte on time, but the whole request is not: a byte buys 1/rate of a second."""
+    async with served(config=dataclasses.replace(CONFIG, timeout_idle_s=0.2)) as server:
+        client = await server.connect()
+        with contextlib.suppress(trio.BrokenResourceError):
+            while True:
+                await client.send_all(b"x")
+                await trio.sleep(0.02)
+
+
+async def test_a_steady_upload_may_take_longer_than_the_timeout() -> None:
+    config = dataclasses.replace(CONFIG, timeout_idle_s=0.2, receive_rate_min=10 * KIB)
+    async with served(config=config) as server:
+        client = await server.connect()
+        await client.send_all(POST % (20 * KIB))
+        for _ in range(20):
+            await client.send_all(b"x" * KIB)
+            await trio.sleep(0.03)
+        assert (await client.receive_some()).startswith(b"HTTP/1.1 200 OK")
+
+
+async def test_a_client_that_does_not_read_is_closed() -> None:
+    async def flood(request: Request) -> Response:
+        return Response(bytes(32 * MIB) if request.target == b"/flood" else b"")
+
+    config = dataclasses.replace(CONFIG, timeout_idle_s=0.2, connections_max=1)
+    async with served(flood, config) as server:
+        client = await server.connect()
+        await client.send_all(b"GET /flood HTTP/1.1\r\n\r\n")
+        await until_answered(server)
+        with contextlib.suppress(trio.BrokenResourceError):
+            assert len(await read_to_end(client)) < 32 * MIB
+
+
+# ------------------------------------------------------------------ bounds
+
+
+async def test_connections_beyond_the_limit_get_503() -> None:
+    async with served(config=dataclasses.replace(CONFIG, connections_max=2)) as server:
+        first, second = await server.connect(), await server.connect()
+        assert await exchange(first) == await exchange(second) == b"/"
+        answer = await read_to_end(await server.connect())
+        assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        assert b"too many connections" in answer
+        await first.aclose()
+        await until_answered(server)
+
+
+async def until_answered(server: Served, request: bytes = b"GET / HTTP/1.1\r\n\r\n") -> None:
+    """Try until the server has noticed that another connection is gone."""
+    while True:
+        client = await server.connect()
+        with contextlib.suppress(trio.BrokenResourceError):
+            await client.send_all(request)
+            await client.send_eof()
+            if (await read_to_end(client)).startswith(b"HTTP/1.1 200 OK"):
+                return
+        await client.aclose()
+
+
+async def test_half_sent_requests_are_bounded_together() -> None:
+    config = dataclasses.replace(CONFIG, requests_bytes_max=MIB)
+    async with served(config=config) as server:
+        holder = await server.connect()
+        await holder.send_all(POST % (2 * MIB) + bytes(MIB - 64 * KIB))
+        small = await server.connect()
+        for _ in range(100):  # the server reads from every connection meanwhile
+            await exchange(small)
+        other = await server.connect()
+        with contextlib.suppress(trio.BrokenResourceError):
+            await other.send_all(POST % MIB + bytes(MIB - 1))
+        answer = await read_to_end(other)
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert await exchange(small, POST % 5 + b"small") == b"small"
+        await holder.aclose()
+        await until_answered(server, POST % MIB + bytes(MIB))
+
+
+async def test_a_refused_upload_can_read_why() -> None:
+    """It is still sending when the answer comes: a reset would eat the answer."""
+    async with served(config=dataclasses.replace(CONFIG, body_bytes_max=MIB)) as server:
+        client = await server.connect()
+        await client.send_all(POST % (MIB + 1))
+        with contextlib.suppress(trio.BrokenResourceError):
+            await client.send_all(bytes(MIB + 1))
+        answer = await read_to_end(client)
+        assert answer.startswith(b"HTTP/1.1 413 Request Entity Too Large\r\n")
+        assert b"body exceeds 1048576 bytes" in answer
+
+
+# ------------------------------------------------------------------ answers
+
+
+async def test_pipelined_answers_come_in_order() -> None:
+    count = 10 * BATCH_REQUESTS_MAX + 1
+    async with served() as server:
+        client = await server.connect()
+        requests = [b"GET /%06d HTTP/1.1\r\n\r\n" % each for each in range(count)]
+        await client.send_all(b"".join(requests[:-1]))
+        await client.send_all(b"GET /%06d HTTP/1.1\r\nConnection: close\r\n\r\n" % (count - 1))
+        answers = (await read_to_end(client)).split(b"HTTP/1.1 200 OK")[1:]
+        assert [body_of(each) for each in answers] == [b"/%06d" % each for each in range(count)]
+
+
+async def test_a_flood_does_not_starve_others() -> None:
+    async with served() as server, trio.open_nursery() as nursery:
+        flooder = await server.connect()
+
+        async def flood() -> None:
+            while True:
+                await flooder.send_all(GET * 1000)
+
+        async def drink() -> None:
+            while True:
+                await flooder.receive_some()
+
+        nursery.start_soon(flood)
+        nursery.start_soon(drink)
+        client = await server.connect()
+        for _ in range(20):
+            assert await exchange(client) == b"/"
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_large_answer_to_a_slow_reader() -> None:
+    message = bytes(range(256)) * (128 * KIB)  # more than the kernel's buffers hold
+    async with served() as server:
+        client = await server.connect()
+        assert await exchange(client, POST % len(message) + message) == message
+        assert await exchange(client) == b"/"
+
+
+async def test_a_client_that_has_finished_sending_is_answered() -> None:
+    async with served() as server:
+        client = await server.connect()
+        await client.send_all(GET)
+        await client.send_eof()
+        assert body_of(await read_to_end(client)) == b"/"
+
+
+async def test_surplus_after_a_closing_request_does_not_eat_the_answer() -> None:
+    async with served() as server:
+        client = await server.connect()
+        await client.send_all(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n" + b"\r\n" * 1000)
+        assert body_of(await read_to_end(client)) == b"/"
+
+
+# ------------------------------------------------------------------ the boundary
+
+
+async def test_resets_stay_with_their_connection() -> None:
+    busy, go_on = trio.Event(), trio.Event()
+
+    async def wait(request: Request) -> Response:
+        if request.target == b"/wait":
+            busy.set()
+            await go_on.wait()
+        return Response(b"x" * MIB)
+
+    async with served(wait) as server:
+        for sent in (b"", b"GET /", GET):
+            client = await server.connect()
+            await client.send_all(sent or b"G")
+            await reset(client)
+        client = await server.connect()
+        await client.send_all(b"GET /wait HTTP/1.1\r\n\r\n")
+        await busy.wait()
+        await reset(client)
+        go_on.set()
+        assert len(await exchange(await server.connect())) == MIB
+
+
+async def test_a_bug_in_a_handler_is_a_500(caplog: pytest.LogCaptureFixture) -> None:
+    async def broken(request: Request) -> Response:
+        if request.target == b"/bug":
+            raise OSError("not the client's socket")
+        return Response(b"well")
+
+    async with served(broken) as server:
+        client = await server.connect()
+        await client.send_all(GET + b"GET /bug HTTP/1.1\r\n\r\n" + GET)
+        first, second = (await read_to_end(client)).split(b"HTTP/1.1 ")[1:]
+        assert first.startswith(b"200 OK")
+        assert second.startswith(b"500 Internal Server Error")
+        assert await exchange(await server.connect()) == b"well"
+    assert "not the client's socket" in caplog.text
+
+
+async def test_failed_storage_ends_the_server() -> None:
+    async def failing(request: Request) -> Response:
+        raise StorageFailed("/disk", OSError(5, "Input/output error"))
+
+    with pytest.RaisesGroup(StorageFailed, flatten_subgroups=True):
+        async with served(failing) as server:
+            client = await server.connect()
+            await client.send_all(GET)
+            await trio.sleep_forever()
+
+
+# ------------------------------------------------------------------ drain
+
+
+async def test_drain_finishes_what_is_in_flight() -> None:
+    busy, go_on = trio.Event(), trio.Event()
+
+    async def slow(request: Request) -> Response:
+        if request.target == b"/slow":
+            busy.set()
+            await go_on.wait()
+        return Response(b"done")
+
+    async with served(slow) as server:
+        idle, in_flight, half = [await server.connect() for _ in range(3)]
+        assert await exchange(idle) == b"done"
+        await half.send_all(POST % 4 + b"12")
+        await in_flight.send_all(b"GET /slow HTTP/1.1\r\n\r\n")
+        await busy.wait()
+        server.drain.set()
+        assert await read_to_end(idle) == b""
+        with pytest.raises(OSError, match="all attempts to connect"):
+            await server.connect()
+        assert not server.done.is_set()
+        go_on.set()
+        await half.send_all(b"34")
+        for client in (in_flight, half):
+            answer = await read_to_end(client)
+            assert b"Connection: close\r\n\r\ndone" in answer
+        await server.done.wait()
+
+
+async def test_drain_ends_after_its_grace() -> None:
+    async def stuck(request: Request) -> Response:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async with served(stuck, dataclasses.replace(CONFIG, drain_s=0.05)) as server:
+        client = await server.connect()
+        await client.send_all(GET)
+        server.drain.set()
+        await server.done.wait()
+        assert await read_to_end(client) == b""
+
+
+# ------------------------------------------------------------------ listen
+
+
+def test_a_port_in_use_is_named() -> None:
+    (listener,) = listen("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    with listener, pytest.raises(UsageError, match=rf"127\.0\.0\.1 port {port}.*in use"):
+        listen("127.0.0.1", port)
+
+
+def test_an_unknown_address_is_named() -> None:
+    with pytest.raises(UsageError, match=r"no-such-host\.invalid"):
+        listen("no-such-host.invalid", 0)
+
+
+def test_both_families_share_a_port() -> None:
+    listeners = listen("::", 0)
+    for listener in listeners:
+        listener.close()
+    assert listeners[0].family == socket.AF_INET6
