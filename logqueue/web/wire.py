@@ -16,7 +16,7 @@ from typing import NamedTuple
 import h11
 
 from logqueue.config import Config
-from logqueue.web import head
+from logqueue.web import fastpath, head
 from logqueue.web.chunked import ChunkedBody
 from logqueue.web.message import Layout, Refused, Request, layout
 
@@ -39,6 +39,10 @@ class Reader:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._has_usual_limits = (
+            config.head_bytes_max >= fastpath.HEAD_BYTES_MAX
+            and config.header_count_max >= len(fastpath.HEADERS)
+        )
         self._buffer = bytearray()
         self._searched = 0  # the buffer holds no end of a head before this offset
         self._line: head.RequestLine | None = None
@@ -64,7 +68,11 @@ class Reader:
     def next_request(self) -> Request | None:
         """The next complete request, or None until more bytes come.  Raises Refused."""
         if self._head is None:
-            self._head = self._read_head()
+            if self._line is None and self._has_usual_limits:
+                request = self._next_usual()
+                if request is not None:
+                    return request
+            self._head = self._head or self._read_head()
             if self._head is None:
                 return None
         body = self._read_body(self._head)
@@ -74,6 +82,24 @@ class Reader:
         self._head = self._chunked = None
         self.expects_continue = False
         return Request(method, target, content_type, body, layout_)
+
+    def _next_usual(self) -> Request | None:
+        """The next request when its head is one of the usual ones and its body has come."""
+        buffer = self._buffer
+        found = fastpath.recognise(buffer)
+        if found is None:
+            return None
+        method, target, (layout_, content_type, length), start = found
+        if length > self._config.body_bytes_max:
+            return None
+        end = start + length
+        if end <= len(buffer):
+            body = bytes(buffer[start:end]) if length else b""
+            del buffer[:end]
+            return Request(method, target, content_type, body, layout_)
+        del buffer[:start]
+        self._head = _Head(method, target, content_type, layout_, length, expects_continue=False)
+        return None
 
     def _read_head(self) -> _Head | None:
         buffer = self._buffer
