@@ -15,9 +15,10 @@ from logqueue.web.httpsqs import (
     PARAMETERS_MAX,
     Dialect,
     decode,
-    decode_message,
+    decode_slowly,
     number,
     parameters,
+    split_message,
 )
 from logqueue.web.message import KEPT, Request, Response
 from logqueue.web.queues import Status
@@ -106,35 +107,64 @@ def test_decode(value: bytes) -> None:
 async def test_long_messages_are_decoded_as_short_ones(shift: int) -> None:
     value = b"x" * shift + b"%41%4%zz+" * (DECODE_BYTES_MAX // 4)
     assert len(value) > 2 * DECODE_BYTES_MAX
-    assert await decode_message(value) == decode(value)
+    assert await decode_slowly(value) == decode(value)
 
 
 @pytest.mark.parametrize(
-    ("target", "found"),
+    ("query", "found"),
     [
-        (b"/", {}),
-        (b"/?", {}),
-        (b"/?a=1&b=2", {b"a": b"1", b"b": b"2"}),
-        (b"?a=1&", {b"a": b"1"}),
-        (b"/?a=1&&b=2", {}),
-        (b"/?a=1&&", {}),
-        (b"/?&a=1", {}),
-        (b"/?a", {}),
-        (b"/?a=1&b", {}),
-        (b"/?=1&a=2", {}),
-        (b"/?a=", {b"a": b""}),
-        (b"/?a==&A=2", {b"a": b"="}),
-        (b"/?a=1#&b=2", {b"a": b"1"}),
-        (b"/#?a=1", {}),
-        (b"/??a=1", {b"?a": b"1"}),
-        (b"http://h?a=b?c", {b"a": b"b?c"}),
-        (b"/?%61=1", {b"%61": b"1"}),
-        (b"/?" + b"a=1&" * PARAMETERS_MAX, {b"a": b"1"}),
-        (b"/?" + b"a=1&" * (PARAMETERS_MAX + 1), {}),
+        (b"", {}),
+        (b"a=1&b=2", {b"a": b"1", b"b": b"2"}),
+        (b"a=1&", {b"a": b"1"}),
+        (b"a=1&&b=2", {}),
+        (b"a=1&&", {}),
+        (b"&a=1", {}),
+        (b"a", {}),
+        (b"a=1&b", {}),
+        (b"=1&a=2", {}),
+        (b"a=", {b"a": b""}),
+        (b"a==&A=2", {b"a": b"="}),
+        (b"?a=1", {b"?a": b"1"}),
+        (b"a=b?c", {b"a": b"b?c"}),
+        (b"%61=1", {b"%61": b"1"}),
+        (b"a=1&" * PARAMETERS_MAX, {b"a": b"1"}),
+        (b"a=1&" * (PARAMETERS_MAX + 1), {}),
     ],
 )
-def test_parameters(target: bytes, found: dict[bytes, bytes]) -> None:
-    assert parameters(target) == found
+def test_parameters(query: bytes, found: dict[bytes, bytes]) -> None:
+    assert parameters(query) == found
+
+
+@pytest.mark.parametrize(
+    ("target", "query", "message"),
+    [
+        (b"/", b"", None),
+        (b"/?", b"", None),
+        (b"/?a=1#&data=x", b"a=1", None),
+        (b"/#?a=1", b"", None),
+        (b"?a=1", b"a=1", None),
+        (b"http://h?a=b?c", b"a=b?c", None),
+        (b"/?name=q&opt=put&data=x", b"name=q&opt=put", b"x"),
+        (b"/?opt=put&data=x&name=q", b"opt=put&name=q", b"x"),
+        (b"/?a=1&&data=x", b"a=1&&data=x", None),
+    ],
+)
+def test_split_message(target: bytes, query: bytes, message: bytes | None) -> None:
+    assert split_message(target) == (query, message)
+
+
+pieces = st.sampled_from(
+    [b"", b"a", b"a=1", b"data=x", b"DATA=y", b"data=", b"xdata=z", b"data", b"=", b"b=data=q"]
+)
+
+
+@given(st.lists(pieces, max_size=6).map(b"&".join))
+def test_taking_the_message_out_changes_no_parameter(query: bytes) -> None:
+    left, message = split_message(b"/?" + query)
+    found = parameters(left)
+    if message is not None and found:
+        found[b"data"] = message
+    assert found == parameters(query)
 
 
 @pytest.mark.parametrize(

@@ -135,8 +135,8 @@ def test_a_target_is_as_it_was_sent() -> None:
         (b"1.1", b"upgrade", KEPT),
         (b"1.0", b"", UNFRAMED_1_0),
         (b"1.0", b"Keep-Alive", KEPT_1_0),
-        (b"1.10", b"", KEPT._replace(version=b"HTTP/1.10")),
-        (b"0.9", b"keep-alive", UNFRAMED_1_0._replace(version=b"HTTP/0.9")),
+        (b"1.10", b"", KEPT._replace(status=b"HTTP/1.10 200 OK\r\n")),
+        (b"0.9", b"keep-alive", UNFRAMED_1_0._replace(status=b"HTTP/0.9 200 OK\r\n")),
     ],
 )
 def test_layouts(version: bytes, connection: bytes, layout: object) -> None:

@@ -28,14 +28,15 @@ _PHRASES = {
 def encode(response: Response, layout: Layout, date: bytes, *, head_only: bool) -> bytes:
     """The bytes of an answer.  `date` is a whole header line; `head_only` answers HEAD."""
     body, position, content_type = response
-    return b"%b 200 OK\r\nContent-Type: %b\r\n%bCache-Control: no-cache\r\n%b%b%b%b\r\n%b" % (
-        layout.version,
+    status, connection, dated, kept, framed, last, _ = layout
+    return b"%bContent-Type: %b\r\n%bCache-Control: no-cache\r\n%b%b%b%b\r\n%b" % (
+        status,
         content_type,
-        layout.connection,
+        connection,
         b"" if position is None else b"Pos: %d\r\n" % position,
-        date if layout.dated else layout.kept,
-        b"Content-Length: %d\r\n" % len(body) if layout.framed else b"",
-        layout.last,
+        date if dated else kept,
+        b"Content-Length: %d\r\n" % len(body) if framed else b"",
+        last,
         b"" if head_only else body,
     )
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import socket
-import time
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 
@@ -30,7 +29,6 @@ Handler = Callable[[Request], Awaitable[Response]]
 RECEIVE_BYTES = 65536
 BATCH_REQUESTS_MAX = 64  # pipelined requests that one connection may run before others get a turn
 LINGER_S = 1.0  # how long a refused client may go on sending, so that it can read the answer
-NEVER = float("inf")
 
 _log = logging.getLogger("logqueue.web")
 
@@ -44,37 +42,32 @@ class Shared:
         self.draining = False
         self.connections: set[Connection] = set()
         self.bytes_held = 0  # of requests that are not complete yet, over all connections
-        self._date_second = 0
-        self._date_line = b""
+        self.tick(0)
 
-    def date_line(self) -> bytes:
-        """The Date header, made once a second."""
-        second = int(time.time())
-        if second != self._date_second:
-            self._date_second = second
-            self._date_line = b"Date: %b\r\n" % formatdate(second, usegmt=True).encode()
-        return self._date_line
+    def tick(self, until_next_s: float) -> None:
+        """Set the clocks that connections read, for as long as that."""
+        self.now = trio.current_time() + until_next_s  # never behind the time
+        self.date_line = b"Date: %b\r\n" % formatdate(usegmt=True).encode()
 
 
 class Connection:
-    """One client.  `deadline` is when it must have sent or taken something, in trio's time."""
+    """One client.  While `waiting`, it must send or take something before `deadline`."""
 
     def __init__(self, client: socket.socket, shared: Shared) -> None:
         self.scope = trio.CancelScope()
-        self.deadline = NEVER
+        self.waiting = False
+        self.deadline = shared.now + shared.config.timeout_idle_s
         self._socket = client
         self._shared = shared
         self._reader = Reader(shared.config)
         self._answers: list[bytes] = []
-        self._began = 0.0  # when the request that is arriving began, or the wait for it
-        self._received_bytes = 0  # of that request
         self._bytes_held = 0  # this connection's part of the shared number
         shared.connections.add(self)
 
     @property
     def is_idle(self) -> bool:
         """Whether it waits for a request of which nothing has come."""
-        return self.deadline != NEVER and self._reader.is_idle and not self._answers
+        return self.waiting and self._reader.is_idle and not self._answers
 
     async def run(self) -> None:
         """Serve this client until one of the two closes.  Raises StorageFailed alone."""
@@ -93,75 +86,66 @@ class Connection:
             self._shared.bytes_held -= self._bytes_held
 
     async def _serve(self) -> None:
-        self._began = trio.current_time()
-        while await self._receive():
+        """Read, answer, repeat: one turn of this loop is what a request costs."""
+        shared, client, reader = self._shared, self._socket, self._reader
+        descriptor = client.fileno()
+        while not (shared.draining and reader.is_idle):
+            self.waiting = True
+            await trio.lowlevel.wait_readable(descriptor)
+            self.waiting = False
+            try:
+                data = client.recv(RECEIVE_BYTES)
+            except BlockingIOError:
+                continue
+            if not data:
+                return
+            self.deadline += len(data) / shared.config.receive_rate_min
+            reader.receive(data)
             try:
                 closes = await self._answer_all()
             except Refused as refused:
                 _log.info("refused: %.200s", refused)
                 await self._refuse(refused)
                 return
-            await self._flush()
+            if self._answers and not self._send():
+                await self._send_rest()
             if closes:
                 await self._close()
                 return
-
-    async def _receive(self) -> bool:
-        """Wait for bytes and pass them on; False when no more come: the client has closed its
-        side, or the server drains."""
-        if self._shared.draining and self._reader.is_idle:
-            return False
-        config = self._shared.config
-        self.deadline = (
-            self._began + config.timeout_idle_s + self._received_bytes / config.receive_rate_min
-        )
-        while True:
-            await trio.lowlevel.wait_readable(self._socket)
-            try:
-                data = self._socket.recv(RECEIVE_BYTES)
-                break
-            except BlockingIOError:
-                continue
-        self.deadline = NEVER
-        self._received_bytes += len(data)
-        self._reader.receive(data)
-        return data != b""
 
     async def _answer_all(self) -> bool:
         """Run what is complete; True when the connection is to close after its answers."""
         shared, reader, answers = self._shared, self._reader, self._answers
         handled = 0
         while (request := reader.next_request()) is not None:
-            response = await self._handle(request)
+            try:
+                response = await shared.handler(request)
+            except StorageFailed:
+                raise
+            except Exception as error:
+                _log.exception("a request failed: this is a bug in logqueue, please report it")
+                raise Refused(500, "see the log of logqueued", explained=True) from error
             layout = request.layout
             if shared.draining and layout == KEPT:
                 layout = CLOSED
             head_only = request.method == b"HEAD"
-            answers.append(answer.encode(response, layout, shared.date_line(), head_only=head_only))
+            answers.append(answer.encode(response, layout, shared.date_line, head_only=head_only))
+            self.deadline = shared.now + shared.config.timeout_idle_s
             if layout.closes:
                 return True
             handled += 1
             if handled % BATCH_REQUESTS_MAX == 0:
-                await self._flush()
+                if not self._send():
+                    await self._send_rest()
                 await trio.lowlevel.checkpoint()
-        if handled:
-            self._began = trio.current_time()
-            self._received_bytes = 0
-        self._account()
-        if reader.expects_continue:
-            reader.expects_continue = False
-            answers.append(answer.CONTINUE)
+            if reader.is_idle:
+                break
+        if self._bytes_held or not reader.is_idle:
+            self._account()
+            if reader.expects_continue:
+                reader.expects_continue = False
+                answers.append(answer.CONTINUE)
         return False
-
-    async def _handle(self, request: Request) -> Response:
-        """Call the handler; what it should not raise ends this connection with a 500."""
-        try:
-            return await self._shared.handler(request)
-        except StorageFailed:
-            raise
-        except Exception as error:
-            _log.exception("a request failed: this is a bug in logqueue, please report it")
-            raise Refused(500, "see the log of logqueued", explained=True) from error
 
     def _account(self) -> None:
         """Bound what half-sent requests hold in memory, over all connections."""
@@ -176,35 +160,35 @@ class Connection:
         """Say so after the answers to what came before, and close."""
         self._reader = Reader(self._shared.config)  # lets go of what it holds
         self._account()
-        self._answers.append(answer.refusal(refused, self._shared.date_line()))
-        await self._flush()
+        self._answers.append(answer.refusal(refused, self._shared.date_line))
+        if not self._send():
+            await self._send_rest()
         await self._linger()
 
-    async def _flush(self) -> None:
-        """Send the answers; waits only for a client that does not take them."""
-        if not self._answers:
-            return
-        data = self._answers[0] if len(self._answers) == 1 else b"".join(self._answers)
-        self._answers.clear()
-        sent = self._send_now(data)
-        if sent < len(data):
-            await self._send_rest(memoryview(data)[sent:])
-
-    def _send_now(self, data: bytes | memoryview) -> int:
-        """How many bytes the kernel took."""
+    def _send(self) -> bool:
+        """Hand the answers to the kernel at once; False when it did not take all of them."""
+        answers = self._answers
+        data = answers[0] if len(answers) == 1 else b"".join(answers)
+        answers.clear()
         try:
-            return self._socket.send(data)
+            sent = self._socket.send(data)
         except BlockingIOError:
-            return 0
+            sent = 0
+        if sent == len(data):
+            return True
+        answers.append(data[sent:])
+        return False
 
-    async def _send_rest(self, rest: memoryview) -> None:
-        timeout = self._shared.config.timeout_idle_s
-        while rest:
-            self.deadline = trio.current_time() + timeout
+    async def _send_rest(self) -> None:
+        """Wait for a client that is slow to take its answers."""
+        shared = self._shared
+        while True:
+            self.deadline = shared.now + shared.config.timeout_idle_s
+            self.waiting = True
             await trio.lowlevel.wait_writable(self._socket)
-            rest = rest[self._send_now(rest) :]
-        self.deadline = NEVER
-        self._began = trio.current_time()
+            self.waiting = False
+            if self._send():
+                return
 
     async def _close(self) -> None:
         """Close so that the answer arrives: unread bytes would make the kernel send a reset."""

@@ -45,7 +45,7 @@ _LAYOUTS = {
     (b"0", b"close"): CLOSED_1_0,
 }
 
-_request_line = re.compile(rb"(GET|POST) (/\?[!-~]*) HTTP/1\.([01])\r\n")
+_head = re.compile(rb"(GET|POST) (/\?[!-~]*) HTTP/1\.([01])\r\n((?:[A-Za-z-]+:[ -~]*\r\n)*)\r\n")
 _header = re.compile(rb"([A-Za-z-]+): ?((?:[!-~](?:[ -~]*[!-~])?)?)")
 _length = re.compile(rb"[0-9]{1,9}")
 
@@ -58,34 +58,25 @@ class Fields(NamedTuple):
     length: int  # of the body
 
 
-class Recognised(NamedTuple):
-    """A head that is on the list; `head_bytes` is its size, `fields.length` that of the body."""
-
-    method: bytes
-    target: bytes
-    fields: Fields
-    head_bytes: int
+# Method, target, fields and the size of the head: a plain tuple, because it is made so often.
+Recognised = tuple[bytes, bytes, Fields, int]
 
 
 def recognise(buffer: bytearray) -> Recognised | None:
     """The head at the front of `buffer`, or None when h11 has to look at it."""
-    line = _request_line.match(buffer, 0, HEAD_BYTES_MAX)
-    if line is None:
+    match = _head.match(buffer, 0, HEAD_BYTES_MAX)
+    if match is None:
         return None
-    method, target, minor = line.groups()
-    start = line.end()
-    end = buffer.find(b"\r\n\r\n", start - 2, start + HEADER_BLOCK_BYTES_MAX)
-    if end < 0:
-        return None
-    fields = _read(minor, bytes(buffer[start:end]))
-    return None if fields is None else Recognised(method, target, fields, end + 4)
+    method, target, minor, block = match.groups()
+    fields = _read(minor, block) if len(block) <= HEADER_BLOCK_BYTES_MAX else None
+    return None if fields is None else (method, target, fields, match.end())
 
 
 @lru_cache(maxsize=HEADER_BLOCKS_MAX)
 def _read(minor: bytes, block: bytes) -> Fields | None:
-    """The header lines, without the CR LF after the last one; None when one is not on the list."""
+    """The header lines; None when one is not on the list."""
     values: dict[bytes, bytes] = {}
-    for line in block.split(b"\r\n") if block else ():
+    for line in block.split(b"\r\n")[:-1]:
         match = _header.fullmatch(line)
         if match is None:
             return None

@@ -10,6 +10,8 @@ from __future__ import annotations
 import hmac
 import logging
 import re
+from functools import lru_cache
+from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 import trio
@@ -25,6 +27,8 @@ NUMBER_MAX = 1_000_000_000  # of pos and num
 MAXQUEUE_MIN = 10
 NUMBER_BYTES_MAX = 255  # of its digits and what stands around them
 PARAMETERS_MAX = 10_000  # a bound for the loop; HTTPSQS had none
+QUERY_BYTES_MAX = 256  # of queries that are remembered, and how many of them
+QUERIES_MAX = 1024
 DECODE_BYTES_MAX = 65536  # decoded in one go: 5 ms, when all of it is escapes
 
 _log = logging.getLogger("logqueue.web")
@@ -32,6 +36,7 @@ _log = logging.getLogger("logqueue.web")
 _atoi = re.compile(rb"[ \t\n\v\f\r]*([+-]?)0*([0-9]*)")
 _header_break = re.compile(rb"[\r\n\0]")
 _control = re.compile(rb"[\x00-\x1f\x7f]")
+_octets = re.compile(rb"application/octet-stream[ \t]*(?:;|\Z)", re.IGNORECASE)
 _json_unsafe = re.compile(rb'[\x00-\x1f"\\]')
 
 Parameters = dict[bytes, bytes]
@@ -44,10 +49,8 @@ def decode(value: bytes) -> bytes:
     return unquote_to_bytes(value) if b"%" in value else value
 
 
-async def decode_message(value: bytes) -> bytes:
+async def decode_slowly(value: bytes) -> bytes:
     """`decode` for values of any size, giving way to other tasks meanwhile."""
-    if len(value) <= DECODE_BYTES_MAX or b"%" not in value:
-        return decode(value)
     pieces = []
     start = 0
     while start < len(value):
@@ -60,13 +63,13 @@ async def decode_message(value: bytes) -> bytes:
     return b"".join(pieces)
 
 
-def parameters(target: bytes) -> Parameters:
+def parameters(query: bytes) -> Parameters:
     """The query's values, not decoded yet, by lower-case key; of repeated keys the first counts.
 
     A piece without a key or without `=` voids all of them, as in HTTPSQS; one trailing `&` is no
     piece.
     """
-    query = target.partition(b"#")[0].partition(b"?")[2].removesuffix(b"&")
+    query = query.removesuffix(b"&")
     if not query or query.count(b"&") >= PARAMETERS_MAX:
         return {}
     found: Parameters = {}
@@ -76,6 +79,22 @@ def parameters(target: bytes) -> Parameters:
             return {}
         found.setdefault(key.lower(), value)
     return found
+
+
+def split_message(target: bytes) -> tuple[bytes, bytes | None]:
+    """The query of a target, without its message, and that message (not decoded, None if absent).
+
+    What is left of the query is the same in each request of one kind, and its parameters are
+    those of the whole query but for `data`.  A message stays where it is when that would not be
+    so: behind an empty piece, which voids the query, and where there are two.
+    """
+    query = target.partition(b"#")[0].partition(b"?")[2]
+    start, found, rest = query.partition(b"&data=")
+    if not found or start.endswith(b"&"):
+        return query, None
+    message, more, rest = rest.partition(b"&")
+    left = start + more + rest
+    return (query, None) if b"data=" in left.lower() else (left, message)
 
 
 def short(given: Parameters, key: bytes, bytes_max: int) -> bytes | None:
@@ -99,12 +118,23 @@ def number(given: Parameters, key: bytes) -> int:
     return -int(digits) if match[1] == b"-" else int(digits)
 
 
+class Call(NamedTuple):
+    """A query, read.  `refusal` is the whole answer when the operation must not run."""
+
+    refusal: bytes
+    operation: bytes
+    name: bytes
+    content_type: bytes  # of the answer
+    given: Parameters
+
+
 class Dialect:
     """Serves HTTPSQS requests from `queues`; a `password` is required of each when given."""
 
     def __init__(self, queues: Queues, password: bytes | None = None) -> None:
         self._queues = queues
         self._password = password
+        self._read_again = lru_cache(maxsize=QUERIES_MAX)(self._read)
 
     async def handle(self, request: Request) -> Response:
         """Run the operation that `request` names.
@@ -112,95 +142,100 @@ class Dialect:
         Raises StorageFailed, which ends the daemon; every other error of the storage is an
         answer.  When cancelled, the operation may or may not have happened.
         """
-        given = parameters(request.target)
-        if self._password is None or self._authorises(given):
-            response = await self._operate(request, given)
-        else:
-            response = Response(b"HTTPSQS_AUTH_FAILED")
-        charset = short(given, b"charset", CHARSET_BYTES_MAX)
-        if charset is None or _header_break.search(charset):
-            return response
-        return response._replace(content_type=b"text/plain; charset=" + charset)
+        query, data = split_message(request.target)
+        call = (self._read_again if len(query) <= QUERY_BYTES_MAX else self._read)(query)
+        refusal, operation, name, content_type, given = call
+        if refusal:
+            return Response(refusal, None, content_type)
+        try:
+            if operation == b"put":
+                message = await _message(request, given.get(b"data", data))
+                body, position = await self._put(name, message)
+            elif operation == b"get" and request.method != b"HEAD":
+                body, position = await self._get(name)
+            else:
+                body, position = await self._administer(operation, name, given), None
+        except LogqueueError as error:
+            _log.error("%s of queue %r: %s", operation.decode(), name, error)
+            body = b"HTTPSQS_PUT_ERROR" if operation == b"put" else b"HTTPSQS_ERROR"
+            position = None
+        return Response(body, position, content_type)
 
-    def _authorises(self, given: Parameters) -> bool:
-        assert self._password is not None
+    def _read(self, query: bytes) -> Call:
+        given = parameters(query)
+        content_type = b"text/plain"
+        charset = short(given, b"charset", CHARSET_BYTES_MAX)
+        if charset is not None and not _header_break.search(charset):
+            content_type += b"; charset=" + charset
+        name = short(given, b"name", NAME_BYTES_MAX)
+        operation = short(given, b"opt", OPERATION_BYTES_MAX)
+        refusal = b""
+        if not self._is_authorised(given):
+            refusal = b"HTTPSQS_AUTH_FAILED"
+        elif name is None or b"\0" in name:
+            refusal = b"HTTPSQS_ERROR"
+        return Call(refusal, operation or b"", name or b"", content_type, given)
+
+    def _is_authorised(self, given: Parameters) -> bool:
+        if self._password is None:
+            return True
         auth = short(given, b"auth", len(self._password))
         return auth is not None and hmac.compare_digest(auth, self._password)
 
-    async def _operate(self, request: Request, given: Parameters) -> Response:
-        name = short(given, b"name", NAME_BYTES_MAX)
-        operation = short(given, b"opt", OPERATION_BYTES_MAX)
-        if name is None or b"\0" in name:
-            return Response(b"HTTPSQS_ERROR")
-        try:
-            if operation == b"put":
-                return await self._put(name, request, given)
-            if operation == b"get":
-                return await self._get(name, request.method)
-            return await self._administer(name, operation, given)
-        except LogqueueError as error:
-            _log.error("%s of queue %r: %s", (operation or b"").decode(), name, error)
-            return Response(b"HTTPSQS_PUT_ERROR" if operation == b"put" else b"HTTPSQS_ERROR")
-
-    async def _put(self, name: bytes, request: Request, given: Parameters) -> Response:
-        message = await _message(request, given)
+    async def _put(self, name: bytes, message: bytes | None) -> tuple[bytes, int | None]:
         if message is None:
-            return Response(b"HTTPSQS_PUT_ERROR")
+            return b"HTTPSQS_PUT_ERROR", None
         position = await self._queues.put(name, message)
-        if position is None:
-            return Response(b"HTTPSQS_PUT_END")
-        return Response(b"HTTPSQS_PUT_OK", position)
+        return b"HTTPSQS_PUT_END" if position is None else b"HTTPSQS_PUT_OK", position
 
-    async def _get(self, name: bytes, method: bytes) -> Response:
-        if method == b"HEAD":  # its answer has no body: the message would be lost
-            return Response(b"HTTPSQS_ERROR")
+    async def _get(self, name: bytes) -> tuple[bytes, int | None]:
         found = await self._queues.get(name)
-        if found is None:
-            return Response(b"HTTPSQS_GET_END")
-        position, message = found
-        return Response(message, position)
+        return (b"HTTPSQS_GET_END", None) if found is None else (found[1], found[0])
 
-    async def _administer(
-        self, name: bytes, operation: bytes | None, given: Parameters
-    ) -> Response:
+    async def _administer(self, operation: bytes, name: bytes, given: Parameters) -> bytes:
         queues = self._queues
         match operation:
             case b"view":
                 position = number(given, b"pos")
                 if 1 <= position <= NUMBER_MAX:
-                    return Response(await queues.view(name, position) or b"")
+                    return await queues.view(name, position) or b""
             case b"status":
-                return Response(_status_text(name, await queues.status(name)))
+                return _status_text(name, await queues.status(name))
             case b"status_json":
-                return Response(_status_json(name, await queues.status(name)))
+                return _status_json(name, await queues.status(name))
             case b"reset":
                 await queues.reset(name)
-                return Response(b"HTTPSQS_RESET_OK")
+                return b"HTTPSQS_RESET_OK"
             case b"maxqueue":
                 size = number(given, b"num")
                 if MAXQUEUE_MIN <= size <= NUMBER_MAX:
                     done = await queues.set_maxqueue(name, size)
-                    return Response(b"HTTPSQS_MAXQUEUE_OK" if done else b"HTTPSQS_MAXQUEUE_CANCEL")
+                    return b"HTTPSQS_MAXQUEUE_OK" if done else b"HTTPSQS_MAXQUEUE_CANCEL"
             case b"synctime":
                 seconds = number(given, b"num")
                 if 1 <= seconds <= NUMBER_MAX:
                     queues.set_sync_interval(seconds)
-                    return Response(b"HTTPSQS_SYNCTIME_OK")
-        return Response(b"HTTPSQS_ERROR")
+                    return b"HTTPSQS_SYNCTIME_OK"
+        # Also HEAD of a get: its answer has no body, so the message would be lost.
+        return b"HTTPSQS_ERROR"
 
 
-async def _message(request: Request, given: Parameters) -> bytes | None:
+async def _message(request: Request, data: bytes | None) -> bytes | None:
     """What a put stores.  A body wins over `data=`; an empty body counts as none.
 
-    Both are decoded as a message; `data=` has then been decoded twice.  Clients rely on it.
+    Both are decoded as a message; `data=` has been decoded as a parameter before.  Clients rely
+    on it.
     """
-    if not request.body:
-        data = given.get(b"data")
-        return None if data is None else await decode_message(await decode_message(data))
-    media_type = request.content_type.partition(b";")[0].strip().lower()
-    if media_type == b"application/octet-stream":
-        return request.body
-    return await decode_message(request.body)
+    body = request.body
+    if body:
+        if request.content_type and _octets.match(request.content_type):
+            return body
+        return decode(body) if len(body) <= DECODE_BYTES_MAX else await decode_slowly(body)
+    if data is None:
+        return None
+    if len(data) <= DECODE_BYTES_MAX:
+        return decode(decode(data))
+    return await decode_slowly(await decode_slowly(data))
 
 
 def _status_text(name: bytes, status: Status) -> bytes:

@@ -17,7 +17,7 @@ CLOSE_LINE = b"Connection: close\r\n"
 class Layout(NamedTuple):
     """The lines around an answer.  Every line carries its own CR LF; an absent line is empty."""
 
-    version: bytes  # as it is echoed on the status line
+    status: bytes  # the status line
     connection: bytes  # stands after Content-Type
     dated: bool  # Date stands after Pos
     kept: bytes  # stands where Date would: HTTP/1.0 says keep-alive twice
@@ -26,11 +26,13 @@ class Layout(NamedTuple):
     closes: bool
 
 
-KEPT = Layout(b"HTTP/1.1", KEEP_ALIVE_LINE, True, b"", True, b"", closes=False)
-CLOSED = Layout(b"HTTP/1.1", b"", True, b"", True, CLOSE_LINE, closes=True)
-KEPT_1_0 = Layout(b"HTTP/1.0", KEEP_ALIVE_LINE, False, KEEP_ALIVE_LINE, True, b"", closes=False)
-UNFRAMED_1_0 = Layout(b"HTTP/1.0", KEEP_ALIVE_LINE, False, b"", False, b"", closes=True)
-CLOSED_1_0 = Layout(b"HTTP/1.0", b"", False, b"", False, CLOSE_LINE, closes=True)
+_OK_1_1 = b"HTTP/1.1 200 OK\r\n"
+_OK_1_0 = b"HTTP/1.0 200 OK\r\n"
+KEPT = Layout(_OK_1_1, KEEP_ALIVE_LINE, True, b"", True, b"", closes=False)
+CLOSED = Layout(_OK_1_1, b"", True, b"", True, CLOSE_LINE, closes=True)
+KEPT_1_0 = Layout(_OK_1_0, KEEP_ALIVE_LINE, False, KEEP_ALIVE_LINE, True, b"", closes=False)
+UNFRAMED_1_0 = Layout(_OK_1_0, KEEP_ALIVE_LINE, False, b"", False, b"", closes=True)
+CLOSED_1_0 = Layout(_OK_1_0, b"", False, b"", False, CLOSE_LINE, closes=True)
 
 
 def layout(version: tuple[int, int], *, close: bool, keep_alive: bool, proxied: bool) -> Layout:
@@ -47,7 +49,7 @@ def layout(version: tuple[int, int], *, close: bool, keep_alive: bool, proxied: 
         chosen = KEPT_1_0 if keep_alive and version == (1, 0) else UNFRAMED_1_0
     if proxied:
         chosen = chosen._replace(last=b"")
-    return chosen._replace(version=b"HTTP/%d.%d" % version)
+    return chosen._replace(status=b"HTTP/%d.%d 200 OK\r\n" % version)
 
 
 class Request(NamedTuple):

@@ -18,7 +18,8 @@ from logqueue.web.message import Refused
 
 BACKLOG = 1024
 ACCEPT_RETRY_S = 0.1  # after accept failed for want of descriptors or memory
-SWEEPS_PER_TIMEOUT = 8  # a timeout is kept to within an eighth, and to within a second
+SWEEPS_PER_TIMEOUT = 8  # a timeout is kept to within a quarter of it,
+SWEEP_S_MAX = 0.5  # and to within a second; Date lags by half a second at most
 
 _OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
@@ -117,16 +118,17 @@ def _admit(client: socket.socket, shared: Shared, nursery: trio.Nursery) -> None
         return
     refused = Refused(503, "too many connections", explained=True)
     with contextlib.suppress(OSError):  # it may have hung up already
-        client.send(answer.refusal(refused, shared.date_line()))
+        client.send(answer.refusal(refused, shared.date_line))
     client.close()
 
 
 async def _reap(shared: Shared) -> None:
     """Close connections whose client has let its deadline pass, for ever."""
-    pause = min(1.0, shared.config.timeout_idle_s / SWEEPS_PER_TIMEOUT)
+    pause = min(SWEEP_S_MAX, shared.config.timeout_idle_s / SWEEPS_PER_TIMEOUT)
     while True:
-        await trio.sleep(pause)
+        shared.tick(pause)
         now = trio.current_time()
         for connection in shared.connections:
-            if connection.deadline <= now:
+            if connection.waiting and connection.deadline <= now:
                 connection.scope.cancel()
+        await trio.sleep(pause)
