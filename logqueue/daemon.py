@@ -148,7 +148,7 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
                 ready()
                 nursery.start_soon(queues.run)
                 dialect = Dialect(queues, None if config.auth is None else os.fsencode(config.auth))
-                await serve(listeners, dialect.handle, config, drain=drain)
+                await serve(listeners, dialect, config, drain=drain)
             nursery.cancel_scope.cancel()
 
 

@@ -58,6 +58,35 @@ class LocalQueues:
             await self._stored(handle)
         return got
 
+    def put_nowait(self, name: bytes, payload: bytes) -> int | None:
+        handle = self._open.get(name)
+        if (
+            self._always
+            or handle is None
+            or handle.away
+            or not self._has_room(handle.queue, len(payload))
+        ):
+            raise trio.WouldBlock
+        position = handle.queue.put(payload)
+        if position is not None:
+            self._note(handle)
+        return position
+
+    def get_nowait(self, name: bytes) -> tuple[int, bytes] | None:
+        handle = self._open.get(name)
+        if handle is None or handle.away:
+            raise trio.WouldBlock
+        queue = handle.queue
+        if self._always and queue.consumed < queue.durable:
+            raise trio.WouldBlock  # for the disk, once it is consumed
+        try:
+            got = queue.get_nowait()
+        except Cold:
+            raise trio.WouldBlock from None
+        if got is not None:
+            self._note(handle)
+        return got
+
     async def view(self, name: bytes, position: int) -> bytes | None:
         if not self._pool.exists(name):
             return None
@@ -115,10 +144,14 @@ class LocalQueues:
 
     async def _stored(self, handle: Handle) -> None:
         """Something was stored: wait for what the durability mode promises."""
-        self._chores.stored(handle)
+        self._note(handle)
         if self._always:
             await self._committer.commit(handle)
-        elif handle.queue.unsynced_bytes > UNSYNCED_BYTES_SYNC:
+
+    def _note(self, handle: Handle) -> None:
+        """Something was stored: the chores have to know."""
+        self._chores.stored(handle)
+        if not self._always and handle.queue.unsynced_bytes > UNSYNCED_BYTES_SYNC:
             self._committer.request(handle)
 
     async def _fetch(self, handle: Handle, fetch: Fetch) -> Handle:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
 
 import pytest
 import trio
@@ -25,7 +27,34 @@ GET = b"GET / HTTP/1.1\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n"
 
 
-async def echo(request: Request) -> Response:
+class Sometimes:
+    """A handler that answers every other request at once and the others in their own task."""
+
+    def __init__(
+        self, answer: Callable[[Request], Response], *, at_once_first: bool = True
+    ) -> None:
+        self._answer = answer
+        self._at_once = itertools.cycle([at_once_first, not at_once_first])
+
+    def handle_nowait(self, request: Request) -> Response | None:
+        return self._answer(request) if next(self._at_once) else None
+
+    async def handle(self, request: Request) -> Response:
+        await trio.lowlevel.checkpoint()
+        return self._answer(request)
+
+
+class Later:
+    """A handler that has to wait for every answer."""
+
+    def __init__(self, answer: Callable[[Request], Coroutine[Any, Any, Response]]) -> None:
+        self.handle = answer
+
+    def handle_nowait(self, request: Request) -> Response | None:
+        return None
+
+
+def echo(request: Request) -> Response:
     return Response(request.body or request.target)
 
 
@@ -44,13 +73,18 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def served(handler: Handler = echo, config: Config = CONFIG) -> AsyncIterator[Served]:
+async def served(
+    answer: Callable[[Request], Response] = echo,
+    config: Config = CONFIG,
+    *,
+    handler: Handler | None = None,
+) -> AsyncIterator[Served]:
     """A server for the length of a block; the whole test fails after 20 s."""
     listeners = listen("127.0.0.1", 0)
     server = Served(listeners[0].getsockname()[1], trio.Event())
 
     async def run() -> None:
-        await serve(listeners, handler, config, drain=server.drain)
+        await serve(listeners, handler or Sometimes(answer), config, drain=server.drain)
         server.done.set()
 
     try:
@@ -137,7 +171,7 @@ async def test_a_steady_upload_may_take_longer_than_the_timeout() -> None:
 
 
 async def test_a_client_that_does_not_read_is_closed() -> None:
-    async def flood(request: Request) -> Response:
+    def flood(request: Request) -> Response:
         return Response(bytes(32 * MIB) if request.target == b"/flood" else b"")
 
     config = dataclasses.replace(CONFIG, timeout_idle_s=0.2, connections_max=1)
@@ -274,7 +308,7 @@ async def test_resets_stay_with_their_connection() -> None:
             await go_on.wait()
         return Response(b"x" * MIB)
 
-    async with served(wait) as server:
+    async with served(handler=Later(wait)) as server:
         for sent in (b"", b"GET /", GET):
             client = await server.connect()
             await client.send_all(sent or b"G")
@@ -287,13 +321,15 @@ async def test_resets_stay_with_their_connection() -> None:
         assert len(await exchange(await server.connect())) == MIB
 
 
-async def test_a_bug_in_a_handler_is_a_500(caplog: pytest.LogCaptureFixture) -> None:
-    async def broken(request: Request) -> Response:
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_a_bug_in_a_handler_is_a_500(caplog: pytest.LogCaptureFixture, at_once: bool) -> None:
+    def broken(request: Request) -> Response:
         if request.target == b"/bug":
             raise OSError("not the client's socket")
         return Response(b"well")
 
-    async with served(broken) as server:
+    handler = Sometimes(broken, at_once_first=not at_once)  # the bug comes second
+    async with served(handler=handler) as server:
         client = await server.connect()
         await client.send_all(GET + b"GET /bug HTTP/1.1\r\n\r\n" + GET)
         first, second = (await read_to_end(client)).split(b"HTTP/1.1 ")[1:]
@@ -303,12 +339,14 @@ async def test_a_bug_in_a_handler_is_a_500(caplog: pytest.LogCaptureFixture) -> 
     assert "not the client's socket" in caplog.text
 
 
-async def test_failed_storage_ends_the_server() -> None:
-    async def failing(request: Request) -> Response:
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_failed_storage_ends_the_server(at_once: bool) -> None:
+    def failing(request: Request) -> Response:
         raise StorageFailed("/disk", OSError(5, "Input/output error"))
 
+    handler = Sometimes(failing, at_once_first=at_once)
     with pytest.RaisesGroup(StorageFailed, flatten_subgroups=True):
-        async with served(failing) as server:
+        async with served(handler=handler) as server:
             client = await server.connect()
             await client.send_all(GET)
             await trio.sleep_forever()
@@ -326,7 +364,7 @@ async def test_drain_finishes_what_is_in_flight() -> None:
             await go_on.wait()
         return Response(b"done")
 
-    async with served(slow) as server:
+    async with served(handler=Later(slow)) as server:
         idle, in_flight, half = [await server.connect() for _ in range(3)]
         assert await exchange(idle) == b"done"
         await half.send_all(POST % 4 + b"12")
@@ -350,7 +388,8 @@ async def test_drain_ends_after_its_grace() -> None:
         await trio.sleep_forever()
         raise AssertionError
 
-    async with served(stuck, dataclasses.replace(CONFIG, drain_s=0.05)) as server:
+    short = dataclasses.replace(CONFIG, drain_s=0.05)
+    async with served(config=short, handler=Later(stuck)) as server:
         client = await server.connect()
         await client.send_all(GET)
         server.drain.set()

@@ -1,9 +1,13 @@
 """One client's connection: bytes in, answers out, closed when it should be.
 
-Shaped for speed.  A connection waits until its socket is readable, reads without blocking, and
-sends all answers of what it read with one direct send; it waits for the kernel only when the
-kernel's buffer is full.  There is no cancel scope per request: a connection states its `deadline`
-and the server's reaper cancels it.
+A connection is written as a generator, the script, that yields what it has to wait for: READABLE
+and WRITABLE for its socket, TURN to let others go first, or a request that has to wait for its
+answer.  Everything between two yields happens at once, without blocking.  `Connection` advances
+the script when that has come.  So a request whose answer needs no waiting costs no task and no
+task switch; one that waits, for a disk or a message, is handled in a task of its own.
+
+All answers to what was read at once leave in one direct send.  There is no timer per request: a
+connection states its `deadline`, and the server's reaper closes it when that has passed.
 
 One boundary stands around each connection: whatever a client does ends that connection alone.
 Only StorageFailed and cancellation from outside pass it.
@@ -13,8 +17,11 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Generator
 from email.utils import formatdate
+from enum import Enum
+from functools import partial
+from typing import Protocol
 
 import trio
 
@@ -22,25 +29,50 @@ from logqueue.config import Config
 from logqueue.errors import StorageFailed
 from logqueue.web import answer
 from logqueue.web.message import CLOSED, KEPT, Refused, Request, Response
+from logqueue.web.poller import READABLE, WRITABLE, Poller
 from logqueue.web.wire import Reader
 
-Handler = Callable[[Request], Awaitable[Response]]
-
 RECEIVE_BYTES = 65536
-BATCH_REQUESTS_MAX = 64  # pipelined requests that one connection may run before others get a turn
+BATCH_REQUESTS_MAX = 16  # pipelined requests that one connection may run before others get a turn
 LINGER_S = 1.0  # how long a refused client may go on sending, so that it can read the answer
 
 _log = logging.getLogger("logqueue.web")
 
 
-class Shared:
-    """What all connections of one server share."""
+class Turn(Enum):
+    """What a script yields to let others go first."""
 
-    def __init__(self, handler: Handler, config: Config) -> None:
+    TURN = "turn"
+
+
+TURN = Turn.TURN
+Wait = int | Turn | Request
+Script = Generator[Wait, Response | None, None]
+
+
+class Handler(Protocol):
+    """A dialect: requests in, answers out."""
+
+    def handle_nowait(self, request: Request) -> Response | None:
+        """The answer if it needs no waiting, else None, and then nothing has happened."""
+
+    async def handle(self, request: Request) -> Response:
+        """The answer."""
+
+
+class Shared:
+    """What all connections of one server share.  `nursery` runs the requests that wait."""
+
+    def __init__(
+        self, handler: Handler, config: Config, poller: Poller, nursery: trio.Nursery
+    ) -> None:
         self.handler = handler
         self.config = config
-        self.draining = False
+        self.poller = poller
+        self.nursery = nursery
         self.connections: set[Connection] = set()
+        self.draining = False
+        self.last_closed = trio.Event()  # set when the last connection closes while draining
         self.bytes_held = 0  # of requests that are not complete yet, over all connections
         self.tick(0)
 
@@ -50,81 +82,153 @@ class Shared:
         self.date_line = b"Date: %b\r\n" % formatdate(usegmt=True).encode()
 
 
+def _bug() -> Refused:
+    """The answer when a handler raised what it should not; to be called where that is caught."""
+    _log.exception("a request failed: this is a bug in logqueue, please report it")
+    return Refused(500, "see the log of logqueued", explained=True)
+
+
 class Connection:
-    """One client.  While `waiting`, it must send or take something before `deadline`."""
+    """One client.  It must send or take something before `deadline`, while it is waited for."""
 
     def __init__(self, client: socket.socket, shared: Shared) -> None:
-        self.scope = trio.CancelScope()
-        self.waiting = False
         self.deadline = shared.now + shared.config.timeout_idle_s
         self._socket = client
         self._shared = shared
         self._reader = Reader(shared.config)
-        self._answers: list[bytes] = []
+        self._answers: list[bytes] = []  # not sent yet
         self._bytes_held = 0  # this connection's part of the shared number
+        self._script = self._serve()
+        self._go_on = partial(self._script.send, None)
+        self._waits: Wait = READABLE
+        self._watched = READABLE  # what the poller knows, 0 when it does not look
         shared.connections.add(self)
+        shared.poller.watch(client, self, READABLE)
+        next(self._script)
+
+    @property
+    def is_late(self) -> bool:
+        """Whether its client has let the deadline pass."""
+        return isinstance(self._waits, int) and self.deadline <= trio.current_time()
 
     @property
     def is_idle(self) -> bool:
         """Whether it waits for a request of which nothing has come."""
-        return self.waiting and self._reader.is_idle and not self._answers
+        return self._waits == READABLE and self._reader.is_idle
 
-    async def run(self) -> None:
-        """Serve this client until one of the two closes.  Raises StorageFailed alone."""
+    # ------------------------------------------------------------ advancing the script
+
+    def on_ready(self) -> None:
+        """The socket is ready, or it is our turn again.  Raises StorageFailed alone."""
+        if not isinstance(self._waits, Request):
+            self._run(self._go_on)
+        elif self._watched:  # nothing can be done for it now, and it would not stop
+            self._shared.poller.forget(self._socket)
+            self._watched = 0
+
+    def close(self) -> None:
+        """Close at once, without a word.  May be repeated."""
+        self._script.close()
+        if self not in self._shared.connections:
+            return
+        if self._watched:
+            self._shared.poller.forget(self._socket)
+        self._socket.close()
+        self._shared.bytes_held -= self._bytes_held
+        self._shared.connections.discard(self)
+        if self._shared.draining and not self._shared.connections:
+            self._shared.last_closed.set()
+
+    def _run(self, go_on: Callable[[], Wait]) -> None:
+        """Run the script up to its next wait."""
         try:
-            with self.scope:
-                await self._serve()
+            waits = go_on()
+        except StopIteration:
+            self.close()
         except StorageFailed:
             raise
         except OSError:
-            pass  # the client has gone
+            self.close()  # the client has gone
         except Exception:
             _log.exception("a connection failed: this is a bug in logqueue, please report it")
-        finally:
-            self._socket.close()
-            self._shared.connections.discard(self)
-            self._shared.bytes_held -= self._bytes_held
+            self.close()
+        else:
+            self._waits = waits
+            if waits != self._watched:
+                self._arrange(waits)
 
-    async def _serve(self) -> None:
-        """Read, answer, repeat: one turn of this loop is what a request costs."""
+    def _arrange(self, waits: Wait) -> None:
+        """Have the script advanced when what it waits for has come."""
+        shared = self._shared
+        if isinstance(waits, Request):
+            shared.nursery.start_soon(self._handle, waits)
+        elif isinstance(waits, Turn):
+            shared.poller.call_later(self)
+        elif self._watched:
+            shared.poller.change(self._socket, waits)
+            self._watched = waits
+        else:
+            shared.poller.watch(self._socket, self, waits)
+            self._watched = waits
+
+    async def _handle(self, request: Request) -> None:
+        """Run a request that has to wait, in a task of its own."""
+        try:
+            response = await self._shared.handler.handle(request)
+        except StorageFailed:
+            raise
+        except Exception:
+            self._run(partial(self._script.throw, _bug()))
+        except BaseException:
+            self.close()
+            raise
+        else:
+            self._run(partial(self._script.send, response))
+
+    # ------------------------------------------------------------ the script
+
+    def _serve(self) -> Script:
+        """Read, answer, repeat; one round of the loop is what a request costs."""
         shared, client, reader = self._shared, self._socket, self._reader
-        descriptor = client.fileno()
+        config = shared.config
         while not (shared.draining and reader.is_idle):
-            self.waiting = True
-            await trio.lowlevel.wait_readable(descriptor)
-            self.waiting = False
+            yield READABLE
             try:
                 data = client.recv(RECEIVE_BYTES)
             except BlockingIOError:
                 continue
             if not data:
                 return
-            self.deadline += len(data) / shared.config.receive_rate_min
+            self.deadline += len(data) / config.receive_rate_min
             reader.receive(data)
             try:
-                closes = await self._answer_all()
+                closes = yield from self._answer_all()
             except Refused as refused:
                 _log.info("refused: %.200s", refused)
-                await self._refuse(refused)
+                yield from self._refuse(refused)
                 return
-            if self._answers and not self._send():
-                await self._send_rest()
+            if self._answers:
+                yield from self._send()
             if closes:
-                await self._close()
+                yield from self._finish()
                 return
 
-    async def _answer_all(self) -> bool:
-        """Run what is complete; True when the connection is to close after its answers."""
+    def _answer_all(self) -> Generator[Wait, Response | None, bool]:
+        """Answer what is complete; True when the connection is to close.  Raises Refused."""
         shared, reader, answers = self._shared, self._reader, self._answers
-        handled = 0
+        handle_nowait = shared.handler.handle_nowait
         while (request := reader.next_request()) is not None:
             try:
-                response = await shared.handler(request)
+                response = handle_nowait(request)
             except StorageFailed:
                 raise
             except Exception as error:
-                _log.exception("a request failed: this is a bug in logqueue, please report it")
-                raise Refused(500, "see the log of logqueued", explained=True) from error
+                raise _bug() from error
+            if response is None:
+                if answers:
+                    yield from self._send()
+                response = yield request
+                assert response is not None
             layout = request.layout
             if shared.draining and layout == KEPT:
                 layout = CLOSED
@@ -133,13 +237,11 @@ class Connection:
             self.deadline = shared.now + shared.config.timeout_idle_s
             if layout.closes:
                 return True
-            handled += 1
-            if handled % BATCH_REQUESTS_MAX == 0:
-                if not self._send():
-                    await self._send_rest()
-                await trio.lowlevel.checkpoint()
             if reader.is_idle:
                 break
+            if len(answers) == BATCH_REQUESTS_MAX:
+                yield from self._send()
+                yield TURN
         if self._bytes_held or not reader.is_idle:
             self._account()
             if reader.expects_continue:
@@ -156,57 +258,47 @@ class Connection:
         if shared.bytes_held > shared.config.requests_bytes_max and held > RECEIVE_BYTES:
             raise Refused(503, "too many large requests at once", explained=True)
 
-    async def _refuse(self, refused: Refused) -> None:
-        """Say so after the answers to what came before, and close."""
+    def _send(self) -> Script:
+        """Send the answers; waits only for a client that does not take them."""
+        shared, answers = self._shared, self._answers
+        rest: bytes | memoryview = answers[0] if len(answers) == 1 else b"".join(answers)
+        answers.clear()
+        while True:
+            try:
+                sent = self._socket.send(rest)
+            except BlockingIOError:
+                sent = 0
+            if sent == len(rest):
+                return
+            rest = memoryview(rest)[sent:]
+            self.deadline = shared.now + shared.config.timeout_idle_s
+            yield WRITABLE
+
+    def _refuse(self, refused: Refused) -> Script:
+        """Say so, after the answers to what came before, and close."""
         self._reader = Reader(self._shared.config)  # lets go of what it holds
         self._account()
         self._answers.append(answer.refusal(refused, self._shared.date_line))
-        if not self._send():
-            await self._send_rest()
-        await self._linger()
+        yield from self._send()
+        yield from self._linger()
 
-    def _send(self) -> bool:
-        """Hand the answers to the kernel at once; False when it did not take all of them."""
-        answers = self._answers
-        data = answers[0] if len(answers) == 1 else b"".join(answers)
-        answers.clear()
-        try:
-            sent = self._socket.send(data)
-        except BlockingIOError:
-            sent = 0
-        if sent == len(data):
-            return True
-        answers.append(data[sent:])
-        return False
-
-    async def _send_rest(self) -> None:
-        """Wait for a client that is slow to take its answers."""
-        shared = self._shared
-        while True:
-            self.deadline = shared.now + shared.config.timeout_idle_s
-            self.waiting = True
-            await trio.lowlevel.wait_writable(self._socket)
-            self.waiting = False
-            if self._send():
-                return
-
-    async def _close(self) -> None:
-        """Close so that the answer arrives: unread bytes would make the kernel send a reset."""
+    def _finish(self) -> Script:
+        """End so that the answer arrives: unread bytes would make the kernel send a reset."""
         try:
             surplus = self._socket.recv(RECEIVE_BYTES)
         except BlockingIOError:
             surplus = b""
         if surplus or not self._reader.is_idle:
-            await self._linger()
+            yield from self._linger()
 
-    async def _linger(self) -> None:
+    def _linger(self) -> Script:
         """Say that nothing more comes, and swallow what the client still sends, for a while."""
         self._socket.shutdown(socket.SHUT_WR)
-        with trio.move_on_after(LINGER_S):
-            while True:
-                await trio.lowlevel.wait_readable(self._socket)
-                try:
-                    if not self._socket.recv(RECEIVE_BYTES):
-                        return
-                except BlockingIOError:
-                    continue
+        self.deadline = self._shared.now + LINGER_S
+        while True:
+            yield READABLE
+            try:
+                if not self._socket.recv(RECEIVE_BYTES):
+                    return
+            except BlockingIOError:
+                continue

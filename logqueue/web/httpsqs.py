@@ -136,29 +136,55 @@ class Dialect:
         self._password = password
         self._read_again = lru_cache(maxsize=QUERIES_MAX)(self._read)
 
+    def handle_nowait(self, request: Request) -> Response | None:
+        """The answer to a put or get that needs no waiting; else None, and nothing has happened.
+
+        Raises StorageFailed.
+        """
+        query, data = split_message(request.target)
+        if len(query) > QUERY_BYTES_MAX:
+            return None
+        refusal, operation, name, content_type, given = self._read_again(query)
+        if refusal:
+            return Response(refusal, None, content_type)
+        try:
+            if operation == b"put":
+                message = _short_message(request, given.get(b"data", data))
+                if message is not None:
+                    position = self._queues.put_nowait(name, message)
+                    return Response(*_put_answer(position), content_type)
+            elif operation == b"get" and request.method != b"HEAD":
+                return Response(*_get_answer(self._queues.get_nowait(name)), content_type)
+        except trio.WouldBlock:
+            pass
+        except LogqueueError as error:
+            return Response(_failure(operation, name, error), None, content_type)
+        return None
+
     async def handle(self, request: Request) -> Response:
-        """Run the operation that `request` names.
+        """The answer to any request.
 
         Raises StorageFailed, which ends the daemon; every other error of the storage is an
         answer.  When cancelled, the operation may or may not have happened.
         """
         query, data = split_message(request.target)
-        call = (self._read_again if len(query) <= QUERY_BYTES_MAX else self._read)(query)
-        refusal, operation, name, content_type, given = call
+        read = self._read_again if len(query) <= QUERY_BYTES_MAX else self._read
+        refusal, operation, name, content_type, given = read(query)
         if refusal:
             return Response(refusal, None, content_type)
+        position = None
         try:
             if operation == b"put":
                 message = await _message(request, given.get(b"data", data))
-                body, position = await self._put(name, message)
+                body = b"HTTPSQS_PUT_ERROR"
+                if message is not None:
+                    body, position = _put_answer(await self._queues.put(name, message))
             elif operation == b"get" and request.method != b"HEAD":
-                body, position = await self._get(name)
+                body, position = _get_answer(await self._queues.get(name))
             else:
-                body, position = await self._administer(operation, name, given), None
+                body = await self._administer(operation, name, given)
         except LogqueueError as error:
-            _log.error("%s of queue %r: %s", operation.decode(), name, error)
-            body = b"HTTPSQS_PUT_ERROR" if operation == b"put" else b"HTTPSQS_ERROR"
-            position = None
+            body = _failure(operation, name, error)
         return Response(body, position, content_type)
 
     def _read(self, query: bytes) -> Call:
@@ -181,16 +207,6 @@ class Dialect:
             return True
         auth = short(given, b"auth", len(self._password))
         return auth is not None and hmac.compare_digest(auth, self._password)
-
-    async def _put(self, name: bytes, message: bytes | None) -> tuple[bytes, int | None]:
-        if message is None:
-            return b"HTTPSQS_PUT_ERROR", None
-        position = await self._queues.put(name, message)
-        return b"HTTPSQS_PUT_END" if position is None else b"HTTPSQS_PUT_OK", position
-
-    async def _get(self, name: bytes) -> tuple[bytes, int | None]:
-        found = await self._queues.get(name)
-        return (b"HTTPSQS_GET_END", None) if found is None else (found[1], found[0])
 
     async def _administer(self, operation: bytes, name: bytes, given: Parameters) -> bytes:
         queues = self._queues
@@ -220,22 +236,41 @@ class Dialect:
         return b"HTTPSQS_ERROR"
 
 
-async def _message(request: Request, data: bytes | None) -> bytes | None:
-    """What a put stores.  A body wins over `data=`; an empty body counts as none.
+def _put_answer(position: int | None) -> tuple[bytes, int | None]:
+    return b"HTTPSQS_PUT_END" if position is None else b"HTTPSQS_PUT_OK", position
 
-    Both are decoded as a message; `data=` has been decoded as a parameter before.  Clients rely
-    on it.
+
+def _get_answer(found: tuple[int, bytes] | None) -> tuple[bytes, int | None]:
+    return (b"HTTPSQS_GET_END", None) if found is None else (found[1], found[0])
+
+
+def _failure(operation: bytes, name: bytes, error: LogqueueError) -> bytes:
+    _log.error("%s of queue %r: %s", operation.decode(), name, error)
+    return b"HTTPSQS_PUT_ERROR" if operation == b"put" else b"HTTPSQS_ERROR"
+
+
+def _short_message(request: Request, data: bytes | None) -> bytes | None:
+    """What a put stores; None when there is nothing, or too much to decode in one go.
+
+    A body wins over `data=`; an empty body counts as none.  Both are decoded as a message; `data=`
+    has been decoded as a parameter before.  Clients rely on it.
     """
     body = request.body
-    if body:
-        if request.content_type and _octets.match(request.content_type):
-            return body
-        return decode(body) if len(body) <= DECODE_BYTES_MAX else await decode_slowly(body)
-    if data is None:
-        return None
-    if len(data) <= DECODE_BYTES_MAX:
-        return decode(decode(data))
-    return await decode_slowly(await decode_slowly(data))
+    if not body:
+        return None if data is None or len(data) > DECODE_BYTES_MAX else decode(decode(data))
+    if request.content_type and _octets.match(request.content_type):
+        return body
+    return None if len(body) > DECODE_BYTES_MAX else decode(body)
+
+
+async def _message(request: Request, data: bytes | None) -> bytes | None:
+    """`_short_message` of any size; None when there is nothing to store."""
+    message = _short_message(request, data)
+    if message is None and request.body:
+        return await decode_slowly(request.body)
+    if message is None and data is not None:
+        return await decode_slowly(await decode_slowly(data))
+    return message
 
 
 def _status_text(name: bytes, status: Status) -> bytes:

@@ -45,6 +45,14 @@ class Queues(Protocol):
         When cancelled, the message may be consumed all the same.
         """
 
+    def put_nowait(self, name: bytes, payload: bytes) -> int | None:
+        """`put` if it needs no waiting.  Raises trio.WouldBlock otherwise, and then nothing has
+        happened."""
+
+    def get_nowait(self, name: bytes) -> tuple[int, bytes] | None:
+        """`get` if it needs no waiting.  Raises trio.WouldBlock otherwise, and then nothing has
+        happened."""
+
     async def view(self, name: bytes, position: int) -> bytes | None:
         """The message that stands at a ring position, read or not; None when there is none."""
 

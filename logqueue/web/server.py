@@ -15,8 +15,10 @@ from logqueue.errors import UsageError
 from logqueue.web import answer
 from logqueue.web.connection import Connection, Handler, Shared
 from logqueue.web.message import Refused
+from logqueue.web.poller import Poller
 
 BACKLOG = 1024
+ACCEPTS_MAX = 64  # clients taken in before those that are there get their turn
 ACCEPT_RETRY_S = 0.1  # after accept failed for want of descriptors or memory
 SWEEPS_PER_TIMEOUT = 8  # a timeout is kept to within a quarter of it,
 SWEEP_S_MAX = 0.5  # and to within a second; Date lags by half a second at most
@@ -73,36 +75,56 @@ async def serve(
     Both close the listeners.  Raises what `handler` raises that is no fault of one request:
     StorageFailed (in an exception group).
     """
-    shared = Shared(handler, config)
+    with Poller() as poller:
+        async with trio.open_nursery() as nursery:
+            await _serve(listeners, Shared(handler, config, poller, nursery), drain, task_status)
+
+
+async def _serve(
+    listeners: Sequence[socket.socket],
+    shared: Shared,
+    drain: trio.Event,
+    task_status: trio.TaskStatus[None],
+) -> None:
     try:
-        async with trio.open_nursery() as connections:
-            async with trio.open_nursery() as accepting:
-                for listener in listeners:
-                    accepting.start_soon(_accept, listener, shared, connections)
-                accepting.start_soon(_reap, shared)
-                task_status.started()
-                await drain.wait()
-                accepting.cancel_scope.cancel()
+        shared.nursery.start_soon(shared.poller.run)
+        async with trio.open_nursery() as accepting:
             for listener in listeners:
-                listener.close()
-            shared.draining = True  # from now on every connection closes after its answer
-            for connection in shared.connections:
-                if connection.is_idle:
-                    connection.scope.cancel()
-            connections.cancel_scope.deadline = trio.current_time() + config.drain_s
+                accepting.start_soon(_accept, listener, shared)
+            accepting.start_soon(_reap, shared)
+            task_status.started()
+            await drain.wait()
+            accepting.cancel_scope.cancel()
+        with trio.move_on_after(shared.config.drain_s):
+            await _drain(listeners, shared)
     finally:
+        for connection in list(shared.connections):
+            connection.close()
         for listener in listeners:
             listener.close()
+        shared.nursery.cancel_scope.cancel()
 
 
-async def _accept(listener: socket.socket, shared: Shared, nursery: trio.Nursery) -> None:
-    """Start a task for each client, for ever."""
+async def _drain(listeners: Sequence[socket.socket], shared: Shared) -> None:
+    """From now on every connection closes after its answer; wait until the last one has."""
+    for listener in listeners:
+        listener.close()
+    shared.draining = True
+    for connection in list(shared.connections):
+        if connection.is_idle:
+            connection.close()
+    if shared.connections:
+        await shared.last_closed.wait()
+
+
+async def _accept(listener: socket.socket, shared: Shared) -> None:
+    """Take in clients, for ever."""
     while True:
         await trio.lowlevel.wait_readable(listener)
         try:
-            while True:
+            for _ in range(ACCEPTS_MAX):
                 client, _ = listener.accept()
-                _admit(client, shared, nursery)
+                _admit(client, shared)
         except BlockingIOError:
             pass
         except OSError as error:  # of a client that has hung up already, or of ours
@@ -111,10 +133,10 @@ async def _accept(listener: socket.socket, shared: Shared, nursery: trio.Nursery
                 await trio.sleep(ACCEPT_RETRY_S)
 
 
-def _admit(client: socket.socket, shared: Shared, nursery: trio.Nursery) -> None:
+def _admit(client: socket.socket, shared: Shared) -> None:
     client.setblocking(False)
     if len(shared.connections) < shared.config.connections_max:
-        nursery.start_soon(Connection(client, shared).run)
+        Connection(client, shared)
         return
     refused = Refused(503, "too many connections", explained=True)
     with contextlib.suppress(OSError):  # it may have hung up already
@@ -127,8 +149,6 @@ async def _reap(shared: Shared) -> None:
     pause = min(SWEEP_S_MAX, shared.config.timeout_idle_s / SWEEPS_PER_TIMEOUT)
     while True:
         shared.tick(pause)
-        now = trio.current_time()
-        for connection in shared.connections:
-            if connection.waiting and connection.deadline <= now:
-                connection.scope.cancel()
+        for connection in [each for each in shared.connections if each.is_late]:
+            connection.close()
         await trio.sleep(pause)

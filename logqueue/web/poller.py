@@ -1,0 +1,77 @@
+"""One epoll for all connections of a server: who is ready is called, in the event loop.
+
+trio waits for a socket with one registration and one task switch per wait.  That is most of what
+a small request costs: a bare server that answers fixed bytes took 9.5 us a request that way and
+6.3 us this way.  Here a socket stays registered (level-triggered) while its connection waits for
+the same thing, and what becomes ready is called directly; trio waits for the epoll as a whole.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from typing import Protocol
+
+import trio
+
+READABLE = select.EPOLLIN
+WRITABLE = select.EPOLLOUT
+# Sockets served before other tasks get their turn: with small requests, under a millisecond.
+READY_MAX = 32
+
+
+class Watched(Protocol):
+    """Who waits for a socket."""
+
+    def on_ready(self) -> None:
+        """The socket is ready; called again and again for as long as it stays so."""
+
+
+class Poller:
+    """Calls `on_ready` of those whose socket is ready.  A context manager, which closes it."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._watched: dict[int, Watched] = {}
+        self._behind: list[Watched] = []
+
+    def __enter__(self) -> Poller:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._epoll.close()
+
+    def watch(self, client: socket.socket, watched: Watched, events: int) -> None:
+        """Start watching a socket for READABLE or WRITABLE."""
+        descriptor = client.fileno()
+        self._epoll.register(descriptor, events)
+        self._watched[descriptor] = watched
+
+    def change(self, client: socket.socket, events: int) -> None:
+        """Watch for something else."""
+        self._epoll.modify(client.fileno(), events)
+
+    def forget(self, client: socket.socket) -> None:
+        """Stop watching.  To be called before the socket is closed: the number is used again."""
+        descriptor = client.fileno()
+        self._epoll.unregister(descriptor)
+        del self._watched[descriptor]
+
+    def call_later(self, watched: Watched) -> None:
+        """Call `on_ready` once in the next round, whatever the socket does."""
+        self._behind.append(watched)
+
+    async def run(self) -> None:
+        """Serve until cancelled.  Raises what an `on_ready` raises."""
+        epoll, watched = self._epoll, self._watched
+        while True:
+            if self._behind:
+                await trio.lowlevel.checkpoint()
+            else:
+                await trio.lowlevel.wait_readable(epoll.fileno())
+            behind, self._behind = self._behind, []
+            for each in behind:
+                each.on_ready()
+            for descriptor, _ in epoll.poll(0, READY_MAX):
+                if descriptor in watched:  # it may have been closed in this round
+                    watched[descriptor].on_ready()
