@@ -15,6 +15,13 @@ from pathlib import Path
 from typing import IO
 
 START_S = 30.0  # a start on a busy machine
+WITHOUT_FAST_PATH = """
+from logqueue.daemon import main
+from logqueue.web import fastpath
+
+fastpath.recognise = lambda buffer: None
+raise SystemExit(main())
+"""
 _READY = re.compile(r"logqueued: ready on http://.*:([0-9]+)/")
 
 
@@ -22,7 +29,8 @@ class Daemon:
     """One daemon on 127.0.0.1; `start` and `stop` may be repeated on the same data directory.
 
     It takes a free port at every start, unless `arguments` have `-p`.  `prefix` is a command to
-    run it under (strace, setpriv), which must become the daemon by exec.
+    run it under (strace, setpriv), which must become the daemon by exec; `program` is what Python
+    runs.
     """
 
     def __init__(
@@ -31,12 +39,14 @@ class Daemon:
         arguments: Sequence[str] = (),
         *,
         prefix: Sequence[str] = (),
+        program: Sequence[str] = ("-m", "logqueue"),
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.directory = directory
         self.data = directory / "data"
         self.arguments = list(arguments)
         self.prefix = list(prefix)
+        self.program = list(program)
         self.environment = dict(environment or {})
         self.port = 0  # of the running daemon
         self._process: subprocess.Popen[str] | None = None
@@ -66,7 +76,7 @@ class Daemon:
     def launch(self) -> None:
         """Start the process without waiting for anything."""
         assert self._process is None
-        command = [*self.prefix, sys.executable, "-m", "logqueue", "-l", "127.0.0.1"]
+        command = [*self.prefix, sys.executable, *self.program, "-l", "127.0.0.1"]
         command += ["-p", "0", "-x", str(self.data), *self.arguments]
         self._process = subprocess.Popen(
             command,
@@ -173,9 +183,15 @@ class Daemon:
 
 
 @contextlib.contextmanager
-def running(directory: Path, arguments: Sequence[str] = ()) -> Iterator[Daemon]:
-    """A daemon for the length of a `with` block, which must end well."""
-    with Daemon(directory, arguments) as daemon:
+def running(
+    directory: Path, arguments: Sequence[str] = (), *, fast_path: bool = True
+) -> Iterator[Daemon]:
+    """A daemon for the length of a `with` block, which must end well.
+
+    Without the fast path h11 judges every head.
+    """
+    program = ("-m", "logqueue") if fast_path else ("-c", WITHOUT_FAST_PATH)
+    with Daemon(directory, arguments, program=program) as daemon:
         daemon.start()
         yield daemon
         if daemon.running:

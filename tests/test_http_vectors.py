@@ -111,6 +111,7 @@ ANSWERED = {
     "chunks and trailer": CHUNKED + b"1\r\nx\r\n0\r\nX: y\r\n\r\n",
     "GET with a body": GET + b"Content-Length: 3\r\n\r\nabc",
     "upgrade": GET + b"Connection: upgrade\r\nUpgrade: h2c\r\n\r\n",
+    "other expectation without a body": GET + b"Expect: 200-maybe\r\n\r\n",
     "expectation in HTTP/1.0": b"GET / HTTP/1.0\r\nExpect: x\r\n\r\n",
     "sent by the address bar": GET + b"Sec-Fetch-Site: none\r\n\r\n",
 }

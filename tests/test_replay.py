@@ -156,23 +156,27 @@ def play(scenario: Scenario, daemon: Daemon) -> list[Step]:
         runner.close()
 
 
-def play_alone(scenario: Scenario, directory: Path) -> list[Step]:
-    with running(directory, scenario["server_args"]) as daemon:
+def play_alone(scenario: Scenario, directory: Path, fast_path: bool) -> list[Step]:
+    with running(directory, scenario["server_args"], fast_path=fast_path) as daemon:
         return play(scenario, daemon)
 
 
 @pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[list[Step]]]]:
+def played(
+    tmp_path_factory: pytest.TempPathFactory, fast_path: bool
+) -> Iterator[dict[str, Future[list[Step]]]]:
     """All scenarios, being played side by side: most of their time is waiting."""
     with (
-        running(tmp_path_factory.mktemp("shared")) as shared,
+        running(tmp_path_factory.mktemp("shared"), fast_path=fast_path) as shared,
         ThreadPoolExecutor(THREADS) as threads,
     ):
         futures = {}
         for scenario in sorted(RECORDED, key=lambda each: -len(each["steps"])):
             name = scenario["scenario"]
             if needs_own_daemon(scenario):
-                futures[name] = threads.submit(play_alone, scenario, tmp_path_factory.mktemp(name))
+                futures[name] = threads.submit(
+                    play_alone, scenario, tmp_path_factory.mktemp(name), fast_path
+                )
             else:
                 futures[name] = threads.submit(play, scenario, shared)
         yield futures

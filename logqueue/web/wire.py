@@ -178,11 +178,12 @@ def _announce(line: head.RequestLine, headers: dict[bytes, list[bytes]], config:
     expects = [value.lower() for value in headers.get(b"expect", ())]
     if line.version < (1, 1):
         expects = []  # RFC 9110, section 10.1.1
-    if expects not in ([], [b"100-continue"]):
-        raise Refused(417, "Expect")
     if [value.lower() for value in headers.get(b"sec-fetch-site", ())] == [b"cross-site"]:
         raise Refused(403, "another web site made the browser send this request", explained=True)
     length = int(headers.get(b"content-length", [b"0"])[0])
+    chunked = b"transfer-encoding" in headers
+    if (length or chunked) and expects not in ([], [b"100-continue"]):
+        raise Refused(417, "Expect")
     if length > config.body_bytes_max:
         raise Refused(413, f"body exceeds {config.body_bytes_max} bytes", explained=True)
     tokens = {
@@ -200,6 +201,6 @@ def _announce(line: head.RequestLine, headers: dict[bytes, list[bytes]], config:
             keep_alive=b"keep-alive" in tokens,
             proxied=line.proxied,
         ),
-        None if b"transfer-encoding" in headers else length,
+        None if chunked else length,
         bool(expects),
     )
