@@ -44,7 +44,8 @@ HOT = {
     b"Content-type: text/plain\r\nHost: h\r\nUser-Agent: ApacheBench/2.3\r\n"
     b"Accept: */*\r\n\r\nab",
     "curl": b"POST /?name=q&opt=put HTTP/1.1\r\nHost: h\r\nUser-Agent: curl/7.88.1\r\n"
-    b"Accept: */*\r\nContent-Length: 2\r\nContent-Type: application/x-www-form-urlencoded\r\n\r\nab",
+    b"Accept: */*\r\nContent-Length: 2\r\n"
+    b"Content-Type: application/x-www-form-urlencoded\r\n\r\nab",
     "php": b"POST /?auth=&charset=utf-8&name=q&opt=put HTTP/1.1\r\nHost: \r\nContent-Length: 2\r\n"
     b"Connection: close\r\n\r\nab",
     "java": b"GET /?opt=get&charset=UTF-8&name=q HTTP/1.1\r\nUser-Agent: Java/17.0.15\r\n"

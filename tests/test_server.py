@@ -18,8 +18,8 @@ import trio
 
 from logqueue.config import KIB, MIB, Config
 from logqueue.errors import StorageFailed, UsageError
-from logqueue.web.connection import BATCH_REQUESTS_MAX, Handler
-from logqueue.web.message import Request, Response
+from logqueue.web.connection import BATCH_REQUESTS_MAX
+from logqueue.web.message import Handler, Request, Response
 from logqueue.web.server import listen, serve
 
 CONFIG = Config(data_directory="", timeout_idle_s=30, drain_s=30)

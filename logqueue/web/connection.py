@@ -15,20 +15,20 @@ Only StorageFailed and cancellation from outside pass it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 from collections.abc import Callable, Generator
 from email.utils import formatdate
 from enum import Enum
 from functools import partial
-from typing import Protocol
 
 import trio
 
 from logqueue.config import Config
 from logqueue.errors import StorageFailed
 from logqueue.web import answer
-from logqueue.web.message import CLOSED, KEPT, Refused, Request, Response
+from logqueue.web.message import CLOSED, KEPT, Handler, Refused, Request, Response
 from logqueue.web.poller import READABLE, WRITABLE, Poller
 from logqueue.web.wire import Reader
 
@@ -48,16 +48,6 @@ class Turn(Enum):
 TURN = Turn.TURN
 Wait = int | Turn | Request
 Script = Generator[Wait, Response | None, None]
-
-
-class Handler(Protocol):
-    """A dialect: requests in, answers out."""
-
-    def handle_nowait(self, request: Request) -> Response | None:
-        """The answer if it needs no waiting, else None, and then nothing has happened."""
-
-    async def handle(self, request: Request) -> Response:
-        """The answer."""
 
 
 class Shared:
@@ -207,8 +197,8 @@ class Connection:
                 _log.info("refused: %.200s", refused)
                 yield from self._refuse(refused)
                 return
-            if self._answers:
-                yield from self._send()
+            if self._answers and (rest := self._send_now()):
+                yield from self._send_rest(rest)
             if closes:
                 yield from self._finish()
                 return
@@ -225,8 +215,8 @@ class Connection:
             except Exception as error:
                 raise _bug() from error
             if response is None:
-                if answers:
-                    yield from self._send()
+                if answers and (rest := self._send_now()):
+                    yield from self._send_rest(rest)
                 response = yield request
                 assert response is not None
             layout = request.layout
@@ -240,7 +230,8 @@ class Connection:
             if reader.is_idle:
                 break
             if len(answers) == BATCH_REQUESTS_MAX:
-                yield from self._send()
+                if rest := self._send_now():
+                    yield from self._send_rest(rest)
                 yield TURN
         if self._bytes_held or not reader.is_idle:
             self._account()
@@ -258,28 +249,32 @@ class Connection:
         if shared.bytes_held > shared.config.requests_bytes_max and held > RECEIVE_BYTES:
             raise Refused(503, "too many large requests at once", explained=True)
 
-    def _send(self) -> Script:
-        """Send the answers; waits only for a client that does not take them."""
-        shared, answers = self._shared, self._answers
-        rest: bytes | memoryview = answers[0] if len(answers) == 1 else b"".join(answers)
+    def _send_now(self) -> bytes | memoryview:
+        """Hand the answers to the kernel; what it did not take."""
+        answers = self._answers
+        data = answers[0] if len(answers) == 1 else b"".join(answers)
         answers.clear()
-        while True:
-            try:
-                sent = self._socket.send(rest)
-            except BlockingIOError:
-                sent = 0
-            if sent == len(rest):
-                return
-            rest = memoryview(rest)[sent:]
+        try:
+            sent = self._socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        return memoryview(data)[sent:] if sent < len(data) else b""
+
+    def _send_rest(self, rest: bytes | memoryview) -> Script:
+        """Wait for a client that does not take its answers."""
+        shared = self._shared
+        while rest:
             self.deadline = shared.now + shared.config.timeout_idle_s
             yield WRITABLE
+            with contextlib.suppress(BlockingIOError):
+                rest = rest[self._socket.send(rest) :]
 
     def _refuse(self, refused: Refused) -> Script:
         """Say so, after the answers to what came before, and close."""
         self._reader = Reader(self._shared.config)  # lets go of what it holds
         self._account()
         self._answers.append(answer.refusal(refused, self._shared.date_line))
-        yield from self._send()
+        yield from self._send_rest(self._send_now())
         yield from self._linger()
 
     def _finish(self) -> Script:

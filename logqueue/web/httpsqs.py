@@ -12,12 +12,21 @@ import logging
 import re
 from functools import lru_cache
 from typing import NamedTuple
-from urllib.parse import unquote_to_bytes
 
 import trio
 
 from logqueue.errors import LogqueueError
 from logqueue.web.message import Request, Response
+from logqueue.web.query import (
+    DECODE_BYTES_MAX,
+    Parameters,
+    decode,
+    decode_slowly,
+    number,
+    parameters,
+    short,
+    split_message,
+)
 from logqueue.web.queues import Queues, Status
 
 NAME_BYTES_MAX = 256
@@ -25,97 +34,15 @@ OPERATION_BYTES_MAX = len("status_json")
 CHARSET_BYTES_MAX = 40
 NUMBER_MAX = 1_000_000_000  # of pos and num
 MAXQUEUE_MIN = 10
-NUMBER_BYTES_MAX = 255  # of its digits and what stands around them
-PARAMETERS_MAX = 10_000  # a bound for the loop; HTTPSQS had none
 QUERY_BYTES_MAX = 256  # of queries that are remembered, and how many of them
 QUERIES_MAX = 1024
-DECODE_BYTES_MAX = 65536  # decoded in one go: 5 ms, when all of it is escapes
 
 _log = logging.getLogger("logqueue.web")
 
-_atoi = re.compile(rb"[ \t\n\v\f\r]*([+-]?)0*([0-9]*)")
 _header_break = re.compile(rb"[\r\n\0]")
 _control = re.compile(rb"[\x00-\x1f\x7f]")
 _octets = re.compile(rb"application/octet-stream[ \t]*(?:;|\Z)", re.IGNORECASE)
 _json_unsafe = re.compile(rb'[\x00-\x1f"\\]')
-
-Parameters = dict[bytes, bytes]
-
-
-def decode(value: bytes) -> bytes:
-    """Undo URL encoding once: `+` is a blank, `%XX` a byte; a broken escape stays as it is."""
-    if b"+" in value:
-        value = value.replace(b"+", b" ")
-    return unquote_to_bytes(value) if b"%" in value else value
-
-
-async def decode_slowly(value: bytes) -> bytes:
-    """`decode` for values of any size, giving way to other tasks meanwhile."""
-    pieces = []
-    start = 0
-    while start < len(value):
-        end = start + DECODE_BYTES_MAX
-        escape = value.find(b"%", end - 2, end)  # it may go on in the next piece
-        end = end if escape < 0 else escape
-        pieces.append(decode(value[start:end]))
-        start = end
-        await trio.lowlevel.checkpoint()
-    return b"".join(pieces)
-
-
-def parameters(query: bytes) -> Parameters:
-    """The query's values, not decoded yet, by lower-case key; of repeated keys the first counts.
-
-    A piece without a key or without `=` voids all of them, as in HTTPSQS; one trailing `&` is no
-    piece.
-    """
-    query = query.removesuffix(b"&")
-    if not query or query.count(b"&") >= PARAMETERS_MAX:
-        return {}
-    found: Parameters = {}
-    for piece in query.split(b"&"):
-        key, equals, value = piece.partition(b"=")
-        if not equals or not key:
-            return {}
-        found.setdefault(key.lower(), value)
-    return found
-
-
-def split_message(target: bytes) -> tuple[bytes, bytes | None]:
-    """The query of a target, without its message, and that message (not decoded, None if absent).
-
-    What is left of the query is the same in each request of one kind, and its parameters are
-    those of the whole query but for `data`.  A message stays where it is when that would not be
-    so: behind an empty piece, which voids the query, and where there are two.
-    """
-    query = target.partition(b"#")[0].partition(b"?")[2]
-    start, found, rest = query.partition(b"&data=")
-    if not found or start.endswith(b"&"):
-        return query, None
-    message, more, rest = rest.partition(b"&")
-    left = start + more + rest
-    return (query, None) if b"data=" in left.lower() else (left, message)
-
-
-def short(given: Parameters, key: bytes, bytes_max: int) -> bytes | None:
-    """A decoded value; None when it is absent or longer than that."""
-    raw = given.get(key)
-    if raw is None or len(raw) > 3 * bytes_max:  # an escape has three bytes
-        return None
-    value = decode(raw)
-    return value if len(value) <= bytes_max else None
-
-
-def number(given: Parameters, key: bytes) -> int:
-    """A value as C's atoi reads it, 0 when it is absent.
-
-    Without its wrap at 32 bits: what is out of range stays out of range.
-    """
-    text = short(given, key, NUMBER_BYTES_MAX) or b""
-    match = _atoi.match(text)
-    assert match  # every part of the pattern may be empty
-    digits = match[2][:20] or b"0"
-    return -int(digits) if match[1] == b"-" else int(digits)
 
 
 class Call(NamedTuple):
@@ -152,9 +79,9 @@ class Dialect:
                 message = _short_message(request, given.get(b"data", data))
                 if message is not None:
                     position = self._queues.put_nowait(name, message)
-                    return Response(*_put_answer(position), content_type)
+                    return _put_answer(position, content_type)
             elif operation == b"get" and request.method != b"HEAD":
-                return Response(*_get_answer(self._queues.get_nowait(name)), content_type)
+                return _get_answer(self._queues.get_nowait(name), content_type)
         except trio.WouldBlock:
             pass
         except LogqueueError as error:
@@ -172,20 +99,17 @@ class Dialect:
         refusal, operation, name, content_type, given = read(query)
         if refusal:
             return Response(refusal, None, content_type)
-        position = None
         try:
             if operation == b"put":
                 message = await _message(request, given.get(b"data", data))
-                body = b"HTTPSQS_PUT_ERROR"
-                if message is not None:
-                    body, position = _put_answer(await self._queues.put(name, message))
-            elif operation == b"get" and request.method != b"HEAD":
-                body, position = _get_answer(await self._queues.get(name))
-            else:
-                body = await self._administer(operation, name, given)
+                if message is None:
+                    return Response(b"HTTPSQS_PUT_ERROR", None, content_type)
+                return _put_answer(await self._queues.put(name, message), content_type)
+            if operation == b"get" and request.method != b"HEAD":
+                return _get_answer(await self._queues.get(name), content_type)
+            return Response(await self._administer(operation, name, given), None, content_type)
         except LogqueueError as error:
-            body = _failure(operation, name, error)
-        return Response(body, position, content_type)
+            return Response(_failure(operation, name, error), None, content_type)
 
     def _read(self, query: bytes) -> Call:
         given = parameters(query)
@@ -236,12 +160,17 @@ class Dialect:
         return b"HTTPSQS_ERROR"
 
 
-def _put_answer(position: int | None) -> tuple[bytes, int | None]:
-    return b"HTTPSQS_PUT_END" if position is None else b"HTTPSQS_PUT_OK", position
+def _put_answer(position: int | None, content_type: bytes) -> Response:
+    if position is None:
+        return Response(b"HTTPSQS_PUT_END", None, content_type)
+    return Response(b"HTTPSQS_PUT_OK", position, content_type)
 
 
-def _get_answer(found: tuple[int, bytes] | None) -> tuple[bytes, int | None]:
-    return (b"HTTPSQS_GET_END", None) if found is None else (found[1], found[0])
+def _get_answer(found: tuple[int, bytes] | None, content_type: bytes) -> Response:
+    if found is None:
+        return Response(b"HTTPSQS_GET_END", None, content_type)
+    position, message = found
+    return Response(message, position, content_type)
 
 
 def _failure(operation: bytes, name: bytes, error: LogqueueError) -> bytes:

@@ -1,4 +1,4 @@
-"""What passes between HTTP and a dialect: `Request` in, `Response` out, `Refused` instead.
+"""What passes between HTTP and a dialect: `Request` in, `Response` out, or `Refused`.
 
 `Layout` is the part of an answer that the request decides alone: which lines stand around what the
 dialect says, and whether the connection stays open.  Clients count these lines (the C client takes
@@ -8,7 +8,7 @@ order of HTTPSQS 1.7, recorded.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 KEEP_ALIVE_LINE = b"Connection: keep-alive\r\n"
 CLOSE_LINE = b"Connection: close\r\n"
@@ -72,6 +72,16 @@ class Response(NamedTuple):
     body: bytes
     position: int | None = None
     content_type: bytes = b"text/plain"
+
+
+class Handler(Protocol):
+    """A dialect: requests in, answers out."""
+
+    def handle_nowait(self, request: Request) -> Response | None:
+        """The answer if it needs no waiting, else None, and then nothing has happened."""
+
+    async def handle(self, request: Request) -> Response:
+        """The answer."""
 
 
 class Refused(Exception):

@@ -13,8 +13,8 @@ import trio
 from logqueue.config import Config
 from logqueue.errors import UsageError
 from logqueue.web import answer
-from logqueue.web.connection import Connection, Handler, Shared
-from logqueue.web.message import Refused
+from logqueue.web.connection import Connection, Shared
+from logqueue.web.message import Handler, Refused
 from logqueue.web.poller import Poller
 
 BACKLOG = 1024

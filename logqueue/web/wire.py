@@ -178,7 +178,7 @@ def _announce(line: head.RequestLine, headers: dict[bytes, list[bytes]], config:
     expects = [value.lower() for value in headers.get(b"expect", ())]
     if line.version < (1, 1):
         expects = []  # RFC 9110, section 10.1.1
-    if [value.lower() for value in headers.get(b"sec-fetch-site", ())] == [b"cross-site"]:
+    if b"cross-site" in [value.lower() for value in headers.get(b"sec-fetch-site", ())]:
         raise Refused(403, "another web site made the browser send this request", explained=True)
     length = int(headers.get(b"content-length", [b"0"])[0])
     chunked = b"transfer-encoding" in headers
