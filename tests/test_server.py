@@ -44,6 +44,13 @@ class Sometimes:
         return self._answer(request)
 
 
+class FirstLater(Sometimes):
+    """A handler that has to wait for the first answer only."""
+
+    def handle_nowait(self, request: Request) -> Response | None:
+        return None if request.target == b"/first" else self._answer(request)
+
+
 class Later:
     """A handler that has to wait for every answer."""
 
@@ -242,15 +249,32 @@ async def test_a_refused_upload_can_read_why() -> None:
 # ------------------------------------------------------------------ answers
 
 
-async def test_pipelined_answers_come_in_order() -> None:
+async def echo_later(request: Request) -> Response:
+    await trio.lowlevel.checkpoint()
+    return echo(request)
+
+
+@pytest.mark.parametrize("handler", [Sometimes(echo), Later(echo_later)])
+async def test_pipelined_answers_come_in_order(handler: Handler) -> None:
     count = 10 * BATCH_REQUESTS_MAX + 1
-    async with served() as server:
+    async with served(handler=handler) as server:
         client = await server.connect()
         requests = [b"GET /%06d HTTP/1.1\r\n\r\n" % each for each in range(count)]
         await client.send_all(b"".join(requests[:-1]))
         await client.send_all(b"GET /%06d HTTP/1.1\r\nConnection: close\r\n\r\n" % (count - 1))
         answers = (await read_to_end(client)).split(b"HTTP/1.1 200 OK")[1:]
         assert [body_of(each) for each in answers] == [b"/%06d" % each for each in range(count)]
+
+
+async def test_a_batch_goes_on_when_nothing_else_happens() -> None:
+    """The first request waits, so its task runs the others, up to the turn of others."""
+    count = 3 * BATCH_REQUESTS_MAX
+    async with served(handler=FirstLater(echo)) as server:
+        client = await server.connect()
+        await client.send_all(b"GET /first HTTP/1.1\r\n\r\n" + GET * count)
+        received = b""
+        while received.count(b"HTTP/1.1 200 OK") < count + 1:
+            received += await client.receive_some()
 
 
 async def test_a_flood_does_not_starve_others() -> None:

@@ -109,11 +109,11 @@ class Connection:
     # ------------------------------------------------------------ advancing the script
 
     def on_ready(self) -> None:
-        """The socket is ready, or it is our turn again.  Raises StorageFailed alone."""
-        if not isinstance(self._waits, Request):
+        """The socket is ready.  Raises StorageFailed alone."""
+        if isinstance(self._waits, int):
             self._run(self._go_on)
-        elif self._watched:  # nothing can be done for it now, and it would not stop
-            self._shared.poller.forget(self._socket)
+        elif isinstance(self._waits, Request) and self._watched:
+            self._shared.poller.forget(self._socket)  # it would be called all the time
             self._watched = 0
 
     def close(self) -> None:
@@ -153,13 +153,17 @@ class Connection:
         if isinstance(waits, Request):
             shared.nursery.start_soon(self._handle, waits)
         elif isinstance(waits, Turn):
-            shared.poller.call_later(self)
+            shared.nursery.start_soon(self._take_turn)
         elif self._watched:
             shared.poller.change(self._socket, waits)
             self._watched = waits
         else:
             shared.poller.watch(self._socket, self, waits)
             self._watched = waits
+
+    async def _take_turn(self) -> None:
+        """Go on; as a new task it comes after those that are there."""
+        self._run(self._go_on)
 
     async def _handle(self, request: Request) -> None:
         """Run a request that has to wait, in a task of its own."""

@@ -33,7 +33,6 @@ class Poller:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._watched: dict[int, Watched] = {}
-        self._behind: list[Watched] = []
 
     def __enter__(self) -> Poller:
         return self
@@ -57,21 +56,11 @@ class Poller:
         self._epoll.unregister(descriptor)
         del self._watched[descriptor]
 
-    def call_later(self, watched: Watched) -> None:
-        """Call `on_ready` once in the next round, whatever the socket does."""
-        self._behind.append(watched)
-
     async def run(self) -> None:
         """Serve until cancelled.  Raises what an `on_ready` raises."""
         epoll, watched = self._epoll, self._watched
         while True:
-            if self._behind:
-                await trio.lowlevel.checkpoint()
-            else:
-                await trio.lowlevel.wait_readable(epoll.fileno())
-            behind, self._behind = self._behind, []
-            for each in behind:
-                each.on_ready()
+            await trio.lowlevel.wait_readable(epoll.fileno())
             for descriptor, _ in epoll.poll(0, READY_MAX):
                 if descriptor in watched:  # it may have been closed in this round
                     watched[descriptor].on_ready()
