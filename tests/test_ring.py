@@ -81,9 +81,12 @@ def run_machine(kill: bool, directory: Path) -> None:
                 self.name = f"ring{next(names)}"
                 self.numbers = itertools.count()
                 self.ring = Ring()
-                self.connection = http.client.HTTPConnection("127.0.0.1", daemon.port, 10)
+                self.connect()
                 if size is not None:
                     self.resize(size)
+
+            def connect(self) -> None:
+                self.connection = http.client.HTTPConnection("127.0.0.1", daemon.port, 10)
 
             def ask(self, opt: str, **given: object) -> tuple[bytes, int | None]:
                 query = urlencode({"name": self.name, "opt": opt, **given})
@@ -135,6 +138,7 @@ def run_machine(kill: bool, directory: Path) -> None:
                     self.connection.close()
                     daemon.stop(how)
                     daemon.start()
+                    self.connect()
 
             @invariant()
             def status(self) -> None:
