@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test crash torture powercut check bench format clean
+.PHONY: run test crash torture powercut soak check bench format clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -27,6 +27,10 @@ torture: .venv/ready
 powercut: ROUNDS ?= 1000
 powercut: .venv/ready  # needs root
 	$(BIN)/python -m tools.powercut --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
+
+soak: MINUTES ?= 30
+soak: .venv/ready
+	$(BIN)/python -m tools.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 check: .venv/ready
 	$(BIN)/ruff check .

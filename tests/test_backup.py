@@ -24,11 +24,10 @@ END = b"HTTPSQS_GET_END"
 
 def drain(port: int, queue: str) -> list[int]:
     """The numbers that the messages of a queue begin with."""
-    connection = Pipeline(port)
     numbers = []
-    while (body := connection.ask([request(queue, "get")])[0]) != END:
-        numbers.append(int(body.split()[0]))
-    connection.close()
+    with Pipeline(port) as connection:
+        while (body := connection.ask([request(queue, "get")])[0]) != END:
+            numbers.append(int(body.split()[0]))
     return numbers
 
 
@@ -64,12 +63,11 @@ class Traffic:
             )
 
     def _repeat(self, work: Callable[[Pipeline], None]) -> None:
-        connection = Pipeline(self._port)
-        while not self._stop.is_set():
-            work(connection)
-            with self._moved:
-                self._moved.notify_all()
-        connection.close()
+        with Pipeline(self._port) as connection:
+            while not self._stop.is_set():
+                work(connection)
+                with self._moved:
+                    self._moved.notify_all()
 
     def _produce(self, connection: Pipeline) -> None:
         numbers = range(self.put + 1, self.put + 11)

@@ -23,7 +23,10 @@ class Pipeline:
         self._socket.sendall(b"".join(requests))
         return [self._answer() for _ in requests]
 
-    def close(self) -> None:
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Hang up."""
         self._socket.close()
 

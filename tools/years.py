@@ -159,11 +159,10 @@ def build(data: Path, count: int) -> None:
 
 def each(port: int, requests: list[bytes]) -> list[bytes]:
     """The bodies of the answers to all requests, sent over one connection in batches."""
-    connection = Pipeline(port)
     bodies: list[bytes] = []
-    for at in range(0, len(requests), PIPELINED):
-        bodies += connection.ask(requests[at : at + PIPELINED])
-    connection.close()
+    with Pipeline(port) as connection:
+        for at in range(0, len(requests), PIPELINED):
+            bodies += connection.ask(requests[at : at + PIPELINED])
     return bodies
 
 
@@ -173,10 +172,9 @@ def rate(port: int, requests: list[bytes]) -> float:
     end = time.perf_counter() + RATE_S
 
     def load(number: int) -> None:
-        connection = Pipeline(port)
-        while time.perf_counter() < end:
-            counts[number] += len(connection.ask(requests * PIPELINED))
-        connection.close()
+        with Pipeline(port) as connection:
+            while time.perf_counter() < end:
+                counts[number] += len(connection.ask(requests * PIPELINED))
 
     began = time.perf_counter()
     _together(load, CONNECTIONS)
@@ -185,14 +183,13 @@ def rate(port: int, requests: list[bytes]) -> float:
 
 def latencies(port: int, done: threading.Event) -> list[float]:
     """Seconds that lone puts took, sorted."""
-    connection = Pipeline(port)
     put = [put_request("lone", b"x" * PAYLOAD_BYTES)]
     found = []
-    while not done.is_set():
-        began = time.perf_counter()
-        assert connection.ask(put) == [b"HTTPSQS_PUT_OK"]
-        found.append(time.perf_counter() - began)
-    connection.close()
+    with Pipeline(port) as connection:
+        while not done.is_set():
+            began = time.perf_counter()
+            assert connection.ask(put) == [b"HTTPSQS_PUT_OK"]
+            found.append(time.perf_counter() - began)
     return sorted(found)
 
 
@@ -234,19 +231,19 @@ def _memory(daemon: Daemon) -> None:
 
 
 def _views(port: int, count: int) -> None:
-    connection = Pipeline(port)
-    positions = [random.Random(1).randrange(count // 10, count) for _ in range(1000)]
-    for what in ("cold", "warm"):
-        took = []
-        for position in positions:
-            began = time.perf_counter()
-            [body] = connection.ask([request(DEEP, f"view&pos={position}")])
-            took.append(time.perf_counter() - began)
-            assert body.startswith(b"%012d" % position), body
-        took.sort()
-        report(f"view, {what}, p50", took[len(took) // 2] * 1e3, "ms")
-        report(f"view, {what}, p99", took[len(took) * 99 // 100] * 1e3, "ms")
-    connection.close()
+    chance = random.Random(1)
+    positions = [chance.randrange(count // 10, count) for _ in range(1000)]
+    with Pipeline(port) as connection:
+        for what in ("cold", "warm"):
+            took = []
+            for position in positions:
+                began = time.perf_counter()
+                [body] = connection.ask([request(DEEP, f"view&pos={position}")])
+                took.append(time.perf_counter() - began)
+                assert body.startswith(b"%012d" % position), body
+            took.sort()
+            report(f"view, {what}, p50", took[len(took) // 2] * 1e3, "ms")
+            report(f"view, {what}, p99", took[len(took) * 99 // 100] * 1e3, "ms")
 
 
 def _together(work: Callable[[int], None], count: int) -> None:
