@@ -165,9 +165,10 @@ class AckLog:
         acks._adopt(disk.open(path, writable=True), tail.header, tail.last, tail.end)
         return acks
 
-    def fits(self, count: int) -> bool:
-        """Whether a step over `count` ranges goes in without a roll, which blocks."""
-        return self._end + step_bytes(count) <= self._limit
+    @property
+    def room(self) -> int:
+        """The bytes of steps that go in without a roll, which blocks."""
+        return self._limit - self._end
 
     def append(
         self, kind: Kind, low: int, due: int = 0, ranges: Sequence[tuple[int, int]] = ()
@@ -177,21 +178,21 @@ class AckLog:
 
     def mark(self, low: int) -> bool:
         """Prove the steps so far durable, if they are and nothing proves it yet."""
-        if self._durable < self._last or self._marked == self._last or not self.fits(0):
+        if self._durable < self._last or self._marked == self._last or self.room < step_bytes(0):
             return False
         self.append(Kind.MARK, low)
         self._marked = self._last
         return True
 
-    def roll(self, state: Snapshot, count: int = 0) -> None:
-        """Start again with `state` in the spare file, with room for a step over `count` ranges.
+    def roll(self, state: Snapshot, room: int = 0) -> None:
+        """Start again with `state` in the spare file, with room for `room` bytes of steps.
 
         Blocks; no sync may be running.  Durable on return.  Raises DiskFull or LimitExceeded, and
         then nothing has changed; StorageFailed.
         """
         snapshot = encode_snapshot(state)
         # Half of the file is left for steps, so that the snapshots cost as much as they at most.
-        needed = 2 * frame_bytes(len(snapshot)) + step_bytes(count)
+        needed = 2 * frame_bytes(len(snapshot)) + room
         extent = self._take_spare(needed)
         base = self._last + 1
         header = SegmentHeader(

@@ -6,13 +6,13 @@ sequences as the count says, or in a snapshot as many entries.  Integers are lit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from struct import Struct
 from struct import error as StructError
 
 from logqueue.storage.frame import frame_bytes
-from logqueue.storage.leases import Leases, Snapshot
+from logqueue.storage.leases import Leases, Snapshot, ranges
 
 STEP = Struct("<B3xIQQ")  # kind, count, low, due (of a snapshot: frontier)
 STEP_BYTES = 24
@@ -95,3 +95,34 @@ def _replay_one(leases: Leases, step: Kind, sequence: int, due: int) -> None:
         leases.give_back(sequence, due)
     elif step is Kind.EXTEND:
         leases.extend(sequence, due)
+
+
+class Steps:
+    """What one operation does, in order, before it is stored.  At most `room` bytes of frames."""
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+        self._runs: list[tuple[Kind, int, list[int]]] = []  # kind, due, ascending sequences
+
+    def add(self, kind: Kind, due: int, sequence: int) -> bool:
+        """One more; False when there is no room for it, and then nothing was added."""
+        runs = self._runs
+        if not runs or runs[-1][0] is not kind or runs[-1][1] != due or sequence < runs[-1][2][-1]:
+            growth = step_bytes(1)
+        else:
+            growth = 0 if sequence == runs[-1][2][-1] + 1 else RANGE_BYTES
+        if growth > self._room:
+            return False
+        self._room -= growth
+        if growth > RANGE_BYTES:
+            runs.append((kind, due, [sequence]))
+        else:
+            runs[-1][2].append(sequence)
+        return True
+
+    def above(self, low: int) -> Iterator[tuple[Kind, int, list[tuple[int, int]]]]:
+        """Kind, due and ranges of every step that a cursor at `low` does not say already."""
+        for kind, due, sequences in self._runs:
+            remaining = list(ranges([each for each in sequences if each > low]))
+            if remaining:
+                yield kind, due, remaining

@@ -10,8 +10,13 @@ from __future__ import annotations
 import binascii
 import hmac
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections import OrderedDict
+from collections.abc import Iterable
+from enum import Enum
 from hashlib import blake2b
 from struct import Struct
+
+from logqueue.storage.leases import Leases
 
 _NAMED = Struct("<IQI")  # epoch, sequence, attempt
 _MAC_BYTES = 14
@@ -19,15 +24,28 @@ TOKEN_CHARACTERS = 40
 assert (_NAMED.size + _MAC_BYTES) * 4 == TOKEN_CHARACTERS * 3
 
 
+REMEMBERED_MAX = 10_000  # acknowledgements of a queue that may be repeated without an error
+_NO_LEASE = (0, 0)
+
+
+class Outcome(Enum):
+    """What became of one lease token."""
+
+    DONE = "done"
+    EXPIRED = "expired"
+    UNKNOWN = "unknown"
+
+
 class OtherEpoch(Exception):
     """The token is of a queue that had this name before."""
 
 
 class Tokens:
-    """Makes and reads the tokens of one queue."""
+    """Makes and reads the tokens of one queue, and remembers the latest acknowledged ones."""
 
     def __init__(self, queue_id: bytes) -> None:
         self._key = queue_id
+        self._acknowledged: OrderedDict[tuple[int, int], None] = OrderedDict()
         self._epoch = int.from_bytes(blake2b(queue_id, digest_size=4).digest(), "little")
 
     def make(self, sequence: int, attempt: int) -> str:
@@ -50,6 +68,26 @@ class Tokens:
         if epoch != self._epoch:
             raise OtherEpoch
         return (sequence, attempt) if hmac.compare_digest(mac, self._mac(named)) else None
+
+    def judge(self, token: str, leases: Leases) -> tuple[tuple[int, int], Outcome]:
+        """The lease that a token names, and DONE when it holds."""
+        try:
+            lease = self.read(token)
+        except OtherEpoch:
+            return _NO_LEASE, Outcome.EXPIRED
+        if lease is None:
+            return _NO_LEASE, Outcome.UNKNOWN
+        return lease, Outcome.DONE if leases.holds(*lease) else Outcome.EXPIRED
+
+    def remember(self, leases: Iterable[tuple[int, int]]) -> None:
+        """These were acknowledged; the oldest beyond REMEMBERED_MAX are forgotten."""
+        self._acknowledged.update(dict.fromkeys(leases))
+        while len(self._acknowledged) > REMEMBERED_MAX:
+            self._acknowledged.popitem(last=False)
+
+    def remembers(self, lease: tuple[int, int]) -> bool:
+        """Whether the lease was acknowledged, as far back as memory goes."""
+        return lease in self._acknowledged
 
     def _mac(self, named: bytes) -> bytes:
         return blake2b(named, digest_size=_MAC_BYTES, key=self._key).digest()

@@ -1,0 +1,321 @@
+"""Handing out a queue's records other than first in, first consumed: leases, ages, pauses.
+
+A queue has a `Delivery` once it was leased from, or an option wants one; until then it pays
+nothing.  `Leases` decides, the acknowledgement log remembers, the queue's cursor follows as the
+low-water mark.
+
+Invariants:
+  D1  memory and file change together, with no way to fail between: room for the steps is made sure
+      of before the first change (`NoRoom`), and reading comes before changing (`Cold`, `Corrupt`);
+  D2  what was done is durable after the queue's next sync; the caller answers after it;
+  D3  a step is not stored for what the cursor's own move says already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from logqueue.errors import Corrupt, LimitExceeded
+from logqueue.options import LEASE_S_MAX, QueueOptions
+from logqueue.storage.acks import AckLog
+from logqueue.storage.frame import Frame
+from logqueue.storage.leases import Leases, Snapshot, State
+from logqueue.storage.log import Log, Position
+from logqueue.storage.places import Places
+from logqueue.storage.reader import Cold, Fetch
+from logqueue.storage.steps import Kind, Steps, step_bytes
+from logqueue.storage.token import Outcome, Tokens
+
+LEASED_MAX = 100_000  # records of one queue that are leased at once; each costs about 300 bytes
+SKIPS_MAX = 1000  # records too old that one call steps over, so that it cannot hold up the loop
+STEPS_BYTES = 16 * 1024  # room that a receive asks for when there is none
+_DUE_AFTER_MAX_MS = int(LEASE_S_MAX * 1000)
+
+
+class Host(Protocol):
+    """The queue that a `Delivery` works for."""
+
+    log: Log
+    consumed: int
+    damage: Corrupt | None
+
+    @property
+    def servable(self) -> int:
+        """The newest sequence that may be handed out."""
+
+    @property
+    def next_position(self) -> Position:
+        """Where the record after `consumed` stands, as far as known."""
+
+    def consume_to(self, sequence: int, following: Position) -> None:
+        """Move the cursor; `following` is where the next record stands."""
+
+    def create_acks(self, state: Snapshot) -> AckLog:
+        """The acknowledgement log, which there was none of.  Blocks."""
+
+
+class NoRoom(Exception):
+    """Nothing was done: `Delivery.make_room`, which blocks, then try again."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        super().__init__()
+
+
+class Delivered(NamedTuple):
+    """A record that was handed out; `attempts` counts this time if it was leased."""
+
+    frame: Frame
+    attempts: int
+
+
+class Delivery:
+    """Leases of one queue.  Owned as the queue is.  `now` gives milliseconds since the epoch and
+    is not set back while the process runs; `clock` is the one that timestamps records."""
+
+    def __init__(
+        self,
+        host: Host,
+        queue_id: bytes,
+        options: QueueOptions,
+        now: Callable[[], int],
+        clock: Callable[[], int],
+    ) -> None:
+        self.leases = Leases(host.consumed)
+        self.tokens = Tokens(queue_id)
+        self.acks: AckLog | None = None
+        self.expired = 0  # records skipped for their age
+        self._host = host
+        self._now = now
+        self._clock = clock
+        self._places = Places(host.log)
+        self._places.note(host.consumed + 1, host.next_position)
+        self.set_options(options)
+
+    def restore(self, leases: Leases, acks: AckLog) -> None:
+        """Go on with what recovery found; nothing was handed out yet."""
+        self.leases, self.acks = leases, acks
+        self._places.forget_all()
+        if leases.frontier >= self._host.log.last:
+            self._places.note(leases.frontier + 1, self._host.log.end)
+        leases.limit_attempts(self._attempts_max)
+        leases.clamp(self._now() + _DUE_AFTER_MAX_MS)
+
+    def set_options(self, options: QueueOptions) -> None:
+        """Take over changed options."""
+        self._paused = options.paused
+        self._age_ms_max = int(options.max_age_s * 1000)
+        self._attempts_max = options.max_attempts
+        self.leases.limit_attempts(options.max_attempts)
+
+    # ------------------------------------------------------------ handing out
+
+    def get(self) -> Delivered | None:
+        """Consume the next ready record.  Raises as `receive` does."""
+        taken = self.receive(1, 0, 0)
+        return taken[0] if taken else None
+
+    def receive(self, maximum: int, lease_ms: int, bytes_max: int) -> list[Delivered]:
+        """Hand out up to `maximum` ready records, the lowest sequences first, and no more than
+        `bytes_max` of payload after the first one; they are consumed when `lease_ms` is 0.
+
+        Comes back empty too after SKIPS_MAX records that are too old: ask `ready` whether to go
+        on.  Raises Cold and NoRoom, Corrupt (the queue stops), LimitExceeded (LEASED_MAX).
+        """
+        if self._host.damage is not None:
+            raise self._host.damage
+        leases, now = self.leases, self._now()
+        leases.expire(now)
+        if self._paused:
+            return []
+        if lease_ms:
+            if self.acks is None:
+                raise NoRoom(0)
+            free = LEASED_MAX - leases.counts[State.LEASED]
+            if free <= 0:
+                raise LimitExceeded("leased messages", LEASED_MAX + 1, LEASED_MAX)
+            maximum = min(maximum, free)
+        return self._take(maximum, now + lease_ms if lease_ms else 0, bytes_max)
+
+    def _take(self, maximum: int, due: int, bytes_max: int) -> list[Delivered]:
+        leases, upper = self.leases, self._host.servable
+        oldest = self._clock() - self._age_ms_max if self._age_ms_max else 0
+        steps, skipped = Steps(self._room), 0
+        taken: list[Delivered] = []
+        while len(taken) < maximum and skipped < SKIPS_MAX:
+            sequence = leases.next_ready(upper)
+            if sequence is None:
+                break
+            try:
+                frame, following = self._read(sequence)
+                stale = frame.timestamp < oldest
+                if taken and not stale and len(frame.payload) > bytes_max:
+                    break
+                attempts = self._hand_out(sequence, 0 if stale else due, following, steps)
+            except (Cold, Corrupt, NoRoom):
+                if taken or skipped:
+                    break  # first what is there; the next call meets it again
+                raise
+            if stale:
+                skipped += 1
+            else:
+                bytes_max -= len(frame.payload)
+                taken.append(Delivered(frame, attempts))
+        self.expired += skipped
+        self._store(steps)
+        return taken
+
+    def _hand_out(self, sequence: int, due: int, following: Position, steps: Steps) -> int:
+        """Lease a ready record until `due`, or settle it; its attempts.  Raises NoRoom."""
+        leases = self.leases
+        # A move of the cursor needs no step: consuming goes on when the disk is full.
+        if due or sequence != leases.low + 1:
+            kind = Kind.LEASE if due else Kind.SETTLE
+            if not steps.add(kind, due, sequence):
+                raise NoRoom(STEPS_BYTES)
+        if leases.state(sequence + 1) is not None:
+            self._places.note(sequence + 1, following)
+        if due:
+            return leases.lease(sequence, due)
+        attempts = leases.attempts(sequence)
+        self._settle(sequence)
+        return attempts
+
+    @property
+    def ready(self) -> bool:
+        """Whether `receive` would find something, were it in memory."""
+        self.leases.expire(self._now())
+        return not self._paused and self.leases.next_ready(self._host.servable) is not None
+
+    # ------------------------------------------------------------ reading
+
+    def read(self, sequence: int) -> Frame:
+        """The record of an unsettled sequence.  Raises Cold, Corrupt (the queue stops)."""
+        return self._read(sequence)[0]
+
+    def _read(self, sequence: int) -> tuple[Frame, Position]:
+        try:
+            return self._places.read(sequence)
+        except Corrupt as error:
+            self._host.damage = error
+            raise
+
+    def install(self, fetch: Fetch) -> None:
+        """What a `Cold` asked for has run: it serves the reads to come.
+
+        Raises Corrupt when it met damage: then the queue stops.
+        """
+        if self.leases.state(fetch.sequence) is None:
+            return  # settled meanwhile, and its file may be gone
+        if fetch.damage is not None:
+            self._host.damage = fetch.damage
+            raise fetch.damage
+        self._places.install(fetch)
+
+    # ------------------------------------------------------------ answers
+
+    def acknowledge(self, tokens: Sequence[str]) -> list[Outcome]:
+        """Settle leased records for good.  Raises NoRoom, Corrupt."""
+        judged = [self._judge(token) for token in tokens]
+        steps = self._steps_for(len(tokens))
+        leases = sorted({lease for lease, outcome in judged if outcome is Outcome.DONE})
+        for sequence, _ in leases:
+            self._settle(sequence)
+            steps.add(Kind.SETTLE, 0, sequence)
+        self._store(steps)
+        self.tokens.remember(leases)
+        return [
+            Outcome.DONE if self.tokens.remembers(lease) else outcome for lease, outcome in judged
+        ]
+
+    def extend(self, tokens: Sequence[str], lease_ms: int) -> list[Outcome]:
+        """Let leases end `lease_ms` from now.  Raises NoRoom, Corrupt."""
+        judged = [self._judge(token) for token in tokens]
+        steps = self._steps_for(len(tokens))
+        due = self._now() + lease_ms
+        for sequence in sorted({lease[0] for lease, each in judged if each is Outcome.DONE}):
+            self.leases.extend(sequence, due)
+            steps.add(Kind.EXTEND, due, sequence)
+        self._store(steps)
+        return [outcome for _, outcome in judged]
+
+    def release(self, given: Sequence[tuple[str, int]]) -> list[Outcome]:
+        """Give leased records back: (token, milliseconds until they are ready again).
+
+        Raises NoRoom, Corrupt.
+        """
+        judged = [(*self._judge(token), delay) for token, delay in given]
+        steps = self._steps_for(len(given))
+        now = self._now()
+        dues = {
+            lease[0]: now + delay if delay else 0
+            for lease, outcome, delay in judged
+            if outcome is Outcome.DONE
+        }
+        for sequence, due in sorted(dues.items(), key=lambda item: (item[1], item[0])):
+            self.leases.give_back(sequence, due)
+            steps.add(Kind.RETURN, due, sequence)
+        self._store(steps)
+        return [outcome for _, outcome, _ in judged]
+
+    def settle_dead(self, sequence: int) -> None:
+        """A dead record stands, durably, in the dead-letter queue.  Raises NoRoom."""
+        if self.leases.state(sequence) is State.DEAD:
+            steps = self._steps_for(1)
+            self._settle(sequence)
+            steps.add(Kind.SETTLE, 0, sequence)
+            self._store(steps)
+
+    def purge(self) -> int:
+        """Settle everything that was written; how many records that were."""
+        last = self._host.log.last
+        count = last - self.leases.low - self.leases.settled_above
+        self.leases.advance(last)
+        self._places.forget_all()
+        self._places.note(last + 1, self._host.log.end)
+        self._host.consume_to(last, self._host.log.end)
+        return count
+
+    def make_room(self, size: int) -> None:
+        """Make sure of room for `size` bytes of steps: what a `NoRoom` asks for.  Blocks.
+
+        Raises DiskFull, LimitExceeded (and then nothing has changed), StorageFailed.
+        """
+        state = self.leases.snapshot()
+        if self.acks is None:
+            self.acks = self._host.create_acks(state)
+        elif self.acks.room < size:
+            self.acks.roll(state, size)
+
+    # ------------------------------------------------------------ inside
+
+    @property
+    def _room(self) -> int:
+        return 0 if self.acks is None else self.acks.room
+
+    def _steps_for(self, count: int) -> Steps:
+        """Steps with room for `count` sequences, each in a step of its own.  Raises NoRoom."""
+        size = count * step_bytes(1)
+        if self.acks is not None and self.acks.room < size:
+            raise NoRoom(size)
+        return Steps(size)
+
+    def _judge(self, token: str) -> tuple[tuple[int, int], Outcome]:
+        if self._host.damage is not None:
+            raise self._host.damage
+        self.leases.expire(self._now())
+        return self.tokens.judge(token, self.leases)
+
+    def _settle(self, sequence: int) -> None:
+        self.leases.settle(sequence)
+        self._places.forget(sequence)
+
+    def _store(self, steps: Steps) -> None:
+        """What happened in memory goes to the files; both halves cannot fail (D1)."""
+        low = self.leases.low
+        for kind, due, runs in steps.above(low):
+            assert self.acks is not None  # without leases everything follows the cursor
+            self.acks.append(kind, low, due, runs)
+        if low > self._host.consumed:
+            self._host.consume_to(low, self._places.where(low + 1))
