@@ -58,6 +58,11 @@ class QueueOptions:
         if self.dead_letter is not None and len(self.dead_letter) > NAME_BYTES_MAX:
             raise BadOption("dead_letter", f"a queue name has at most {NAME_BYTES_MAX} bytes")
 
+    @property
+    def needs_delivery(self) -> bool:
+        """Whether first in, first consumed is not all there is to it."""
+        return self.paused or self.max_age_s > 0
+
     def changed(self, given: Mapping[str, object]) -> QueueOptions:
         """These options with the JSON values in `given` put in.  Raises BadOption."""
         values = {key: _convert(key, value) for key, value in given.items()}

@@ -74,7 +74,7 @@ class Journaled:
 
 
 def look(directory: str) -> AckTail:
-    found = inspect_acks(DISK, directory, os.listdir(directory), ID, [])
+    found = inspect_acks(DISK, directory, os.listdir(directory), ID, 0, [])
     assert found is not None
     return found
 
@@ -153,7 +153,7 @@ def test_a_damaged_header_or_snapshot_is_damage(journaled: Journaled, offset: in
 
 def test_another_queue_s_log_is_refused(journaled: Journaled) -> None:
     with pytest.raises(Corrupt):
-        inspect_acks(DISK, journaled.directory, [acks_name(1)], b"another queue id", [])
+        inspect_acks(DISK, journaled.directory, [acks_name(1)], b"another queue id", 0, [])
 
 
 def test_after_a_tear_it_goes_on_in_a_new_file(journaled: Journaled) -> None:

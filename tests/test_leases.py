@@ -170,6 +170,8 @@ def test_out_of_attempts_until_the_limit_is_raised() -> None:
     leases.limit_attempts(3)
     assert leases.dead() == []
     assert leases.next_ready(1) == 1
+    leases.limit_attempts(1)
+    assert leases.dead() == [1]
 
 
 def test_memory_follows_what_is_open_not_what_was_acknowledged() -> None:

@@ -64,17 +64,25 @@ def acks_id(queue_id: bytes) -> bytes:
 
 
 class AckTail(NamedTuple):
-    """What recovery found: the newest file, the state it leads to, and files it replaced."""
+    """What recovery found: the newest file, the state it leads to, and files it replaced;
+    `records` is the newest record that the log still has."""
 
     tail: Tail
     leases: Leases
     stale: list[str]
+    records: int
 
 
 def inspect_acks(
-    disk: Disk, directory: str, names: Iterable[str], queue_id: bytes, notes: list[str]
+    disk: Disk,
+    directory: str,
+    names: Iterable[str],
+    queue_id: bytes,
+    records: int,
+    notes: list[str],
 ) -> AckTail | None:
-    """The acknowledgement log among the file `names` of a queue; None when there is none.
+    """The acknowledgement log among the file `names` of a queue whose newest record is `records`;
+    None when there is none.
 
     Never writes.  Raises Corrupt, NewerFormat, LimitExceeded, StorageFailed.
     """
@@ -87,7 +95,7 @@ def inspect_acks(
     extent = open_existing(disk, path)
     try:
         tail = scan_tail(extent, header, base - 1, FRAMES_OFFSET, base, notes)
-        return AckTail(tail, _replay_all(extent, tail), ours[:-1])
+        return AckTail(tail, _replay_all(extent, tail), ours[:-1], records)
     finally:
         extent.close()
 

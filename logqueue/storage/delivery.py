@@ -18,9 +18,10 @@ from typing import NamedTuple, Protocol
 
 from logqueue.errors import Corrupt, LimitExceeded
 from logqueue.options import LEASE_S_MAX, QueueOptions
-from logqueue.storage.acks import AckLog
+from logqueue.storage.acks import AckLog, AckTail
+from logqueue.storage.disk import Disk
 from logqueue.storage.frame import Frame
-from logqueue.storage.leases import Leases, Snapshot, State
+from logqueue.storage.leases import Leases, State
 from logqueue.storage.log import Log, Position
 from logqueue.storage.places import Places
 from logqueue.storage.reader import Cold, Fetch
@@ -51,8 +52,17 @@ class Host(Protocol):
     def consume_to(self, sequence: int, following: Position) -> None:
         """Move the cursor; `following` is where the next record stands."""
 
-    def create_acks(self, state: Snapshot) -> AckLog:
-        """The acknowledgement log, which there was none of.  Blocks."""
+
+class Clocks(Protocol):
+    """Milliseconds since the epoch."""
+
+    @property
+    def now(self) -> Callable[[], int]:
+        """What leases end by: never set back while the process runs."""
+
+    @property
+    def clock(self) -> Callable[[], int]:
+        """What timestamps records."""
 
 
 class NoRoom(Exception):
@@ -71,36 +81,48 @@ class Delivered(NamedTuple):
 
 
 class Delivery:
-    """Leases of one queue.  Owned as the queue is.  `now` gives milliseconds since the epoch and
-    is not set back while the process runs; `clock` is the one that timestamps records."""
+    """What hands out the records of one queue.  Owned as the queue is."""
 
     def __init__(
         self,
         host: Host,
+        disk: Disk,
+        directory: str,
         queue_id: bytes,
-        options: QueueOptions,
-        now: Callable[[], int],
-        clock: Callable[[], int],
+        settings: QueueOptions,
+        clocks: Clocks,
     ) -> None:
         self.leases = Leases(host.consumed)
         self.tokens = Tokens(queue_id)
         self.acks: AckLog | None = None
         self.expired = 0  # records skipped for their age
         self._host = host
-        self._now = now
-        self._clock = clock
+        self._files = disk, directory, queue_id, clocks.clock
+        self._now = clocks.now
+        self._clock = clocks.clock
         self._places = Places(host.log)
         self._places.note(host.consumed + 1, host.next_position)
-        self.set_options(options)
+        self.set_options(settings)
 
-    def restore(self, leases: Leases, acks: AckLog) -> None:
-        """Go on with what recovery found; nothing was handed out yet."""
-        self.leases, self.acks = leases, acks
+    def restore(self, found: AckTail) -> None:
+        """Go on with what recovery found; nothing was handed out yet.
+
+        Blocks.  Raises LimitExceeded, DiskFull, StorageFailed.
+        """
+        log, leases = self._host.log, found.leases
+        forgotten = leases.forget_above(found.records)
+        self.leases, self.acks = leases, AckLog.open(*self._files, found)
+        if forgotten or not found.tail.appendable:
+            self.acks.roll(leases.snapshot())
         self._places.forget_all()
-        if leases.frontier >= self._host.log.last:
-            self._places.note(leases.frontier + 1, self._host.log.end)
+        if leases.low == self._host.consumed:
+            self._places.note(leases.low + 1, self._host.next_position)
+        if leases.frontier >= log.last:
+            self._places.note(leases.frontier + 1, log.end)
         leases.limit_attempts(self._attempts_max)
         leases.clamp(self._now() + _DUE_AFTER_MAX_MS)
+        if leases.low > self._host.consumed:
+            self._host.consume_to(leases.low, self._places.where(leases.low + 1))
 
     def set_options(self, options: QueueOptions) -> None:
         """Take over changed options."""
@@ -111,10 +133,10 @@ class Delivery:
 
     # ------------------------------------------------------------ handing out
 
-    def get(self) -> Delivered | None:
+    def get(self) -> Frame | None:
         """Consume the next ready record.  Raises as `receive` does."""
         taken = self.receive(1, 0, 0)
-        return taken[0] if taken else None
+        return taken[0].frame if taken else None
 
     def receive(self, maximum: int, lease_ms: int, bytes_max: int) -> list[Delivered]:
         """Hand out up to `maximum` ready records, the lowest sequences first, and no more than
@@ -224,10 +246,10 @@ class Delivery:
             self._settle(sequence)
             steps.add(Kind.SETTLE, 0, sequence)
         self._store(steps)
+        remembers = self.tokens.remembers
+        outcomes = [Outcome.DONE if remembers(lease) else given for lease, given in judged]
         self.tokens.remember(leases)
-        return [
-            Outcome.DONE if self.tokens.remembers(lease) else outcome for lease, outcome in judged
-        ]
+        return outcomes
 
     def extend(self, tokens: Sequence[str], lease_ms: int) -> list[Outcome]:
         """Let leases end `lease_ms` from now.  Raises NoRoom, Corrupt."""
@@ -267,15 +289,25 @@ class Delivery:
             steps.add(Kind.SETTLE, 0, sequence)
             self._store(steps)
 
-    def purge(self) -> int:
-        """Settle everything that was written; how many records that were."""
-        last = self._host.log.last
-        count = last - self.leases.low - self.leases.settled_above
-        self.leases.advance(last)
+    def purge(self) -> None:
+        """Everything that was written is settled; the queue moves its cursor."""
+        self.leases.advance(self._host.log.last)
         self._places.forget_all()
-        self._places.note(last + 1, self._host.log.end)
-        self._host.consume_to(last, self._host.log.end)
-        return count
+        self._places.note(self._host.log.last + 1, self._host.log.end)
+
+    def mark(self) -> bool:
+        """Prove in the acknowledgement log how far it is durable; whether there was need."""
+        return self.acks is not None and self.acks.mark(self.leases.low)
+
+    @property
+    def unsynced(self) -> bool:
+        """Whether the acknowledgement log has steps that are not durable."""
+        return self.acks is not None and self.acks.begin_sync() is not None
+
+    def close(self) -> None:
+        """Give the file back; syncs nothing."""
+        if self.acks is not None:
+            self.acks.close()
 
     def make_room(self, size: int) -> None:
         """Make sure of room for `size` bytes of steps: what a `NoRoom` asks for.  Blocks.
@@ -284,7 +316,7 @@ class Delivery:
         """
         state = self.leases.snapshot()
         if self.acks is None:
-            self.acks = self._host.create_acks(state)
+            self.acks = AckLog.create(*self._files, state)
         elif self.acks.room < size:
             self.acks.roll(state, size)
 

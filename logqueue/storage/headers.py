@@ -56,9 +56,11 @@ def message_of(frame: Frame) -> tuple[Headers, bytes]:
     return decode_headers(frame.payload) if frame.flags & HEADERS else ((), frame.payload)
 
 
-def body_of(payload: bytes) -> bytes:
-    """The body of a payload that begins with a block, which is not looked at."""
-    return payload[2 + int.from_bytes(payload[:2], "little") :]
+def body_of(frame: Frame) -> bytes:
+    """The body of a record, whatever its headers."""
+    if not frame.flags & HEADERS:
+        return frame.payload
+    return frame.payload[2 + int.from_bytes(frame.payload[:2], "little") :]
 
 
 def _limit(what: str, value: int, maximum: int) -> None:

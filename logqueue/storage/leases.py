@@ -185,17 +185,22 @@ class Leases:
         self.frontier = max(self.frontier, low)
         self._rise()
 
-    def forget_above(self, last: int) -> None:
-        """The records above `last` are gone: a power cut took them under a weaker durability."""
-        for sequence in [each for each in self._entries if each > last]:
+    def forget_above(self, last: int) -> bool:
+        """The records above `last` are gone: a power cut took them under a weaker durability.
+        Whether any of them was open."""
+        gone = [each for each in self._entries if each > last]
+        for sequence in gone:
             self.counts[self._entries.pop(sequence).state] -= 1
         self._rise()
+        return bool(gone)
 
     def limit_attempts(self, attempts_max: int) -> None:
-        """Change the limit; what is dead and would not be under the new one is ready again."""
+        """Change the limit: what is not leased is dead or ready as if it had held all along."""
         self._attempts_max = attempts_max
-        for sequence in self.dead():
-            self._return(sequence, self._entries[sequence], 0)
+        for sequence, entry in self._entries.items():
+            spent = 0 < attempts_max <= entry.attempts
+            if entry.state is not State.LEASED and spent is not (entry.state is State.DEAD):
+                self._return(sequence, entry, 0)
 
     def clamp(self, latest: int) -> None:
         """No lease or delay ends after `latest`: the clock was set back while we were away."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -23,10 +23,15 @@ from logqueue.storage.format import (
     SegmentHeader,
     segment_size_for,
 )
-from logqueue.storage.frame import LAG_UNKNOWN, BadFrame, Frame
+from logqueue.storage.frame import FRAME_BYTES, LAG_UNKNOWN, BadFrame, Frame, frame_bytes
 from logqueue.storage.layout import SPARE, segment_name
 from logqueue.storage.reader import Cold, Fetch, Lookup, Window, damage
 from logqueue.storage.segment import Segment, new_salt
+
+
+def batch_length(payloads: Sequence[bytes]) -> int:
+    """The length of the one payload that takes as many bytes as these together."""
+    return sum([frame_bytes(len(each)) for each in payloads]) - FRAME_BYTES
 
 
 class Position(NamedTuple):
@@ -136,6 +141,19 @@ class Log:
             self.roll(len(payload))
         lag = self.active.last + 1 - durable
         return self.active.append(payload, self._clock(), min(lag, LAG_UNKNOWN), flags)
+
+    def append_batch(
+        self, payloads: Sequence[bytes], durable: int, flags: Sequence[int] = ()
+    ) -> int:
+        """Store records that a crash leaves all or none of; the first one's sequence.
+
+        They stand in one segment: rolls first when they do not fit.  Raises as `append` does.
+        """
+        length = batch_length(payloads)
+        if not self.active.fits(length):
+            self.roll(length)
+        lag = self.active.last + 1 - durable
+        return self.active.append_batch(payloads, self._clock(), lag, flags)
 
     def read(self, sequence: int, hint: Position) -> tuple[Frame, Position]:
         """The record `sequence` and the position after it; `hint` is where it probably stands.

@@ -16,13 +16,15 @@ import contextlib
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
 from logqueue.errors import Corrupt, DiskFull
+from logqueue.options import QueueOptions
 from logqueue.storage.cursor import Cursor
+from logqueue.storage.delivery import Delivery, NoRoom
 from logqueue.storage.disk import Disk, Extent, replace_file
 from logqueue.storage.format import (
     FRAMES_OFFSET,
@@ -35,6 +37,8 @@ from logqueue.storage.format import (
     Ring,
     encode_meta,
 )
+from logqueue.storage.frame import Frame
+from logqueue.storage.headers import body_of
 from logqueue.storage.layout import META, META_TEMPORARY
 from logqueue.storage.log import Log, Position, Removal
 from logqueue.storage.reader import Cold, Fetch, Lookup
@@ -50,6 +54,14 @@ def clock_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+_BOOT_MS = clock_ms() - time.monotonic_ns() // 1_000_000
+
+
+def steady_ms() -> int:
+    """Milliseconds since the epoch by a clock that nobody sets while the process runs."""
+    return _BOOT_MS + time.monotonic_ns() // 1_000_000
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """How the queues of one store behave."""
@@ -57,6 +69,7 @@ class Options:
     committed_reads: bool = True  # serve only what is durable
     segment_bytes_max: int = 64 << 20
     clock: Callable[[], int] = clock_ms
+    now: Callable[[], int] = steady_ms  # what leases end by
 
 
 class Positions(NamedTuple):
@@ -73,11 +86,13 @@ class Positions(NamedTuple):
 NEVER_WRITTEN = Positions(MAXQUEUE_DEFAULT, 0, 1, 0, 1, 0)
 
 
-def positions(ring: Ring, last: int, consumed: int) -> Positions:
-    """Where writer and reader stand when `last` is the newest sequence."""
+def positions(ring: Ring, last: int, consumed: int, settled_above: int = 0) -> Positions:
+    """Where writer and reader stand when `last` is the newest sequence; `settled_above` records
+    behind `consumed` are consumed too."""
     put = (last - ring.base - 1) % ring.maxqueue + 1 if last > ring.base else 0
     get = (consumed - ring.base - 1) % ring.maxqueue + 1 if consumed > ring.base else 0
-    return Positions(ring.maxqueue, put, 2 if put < get else 1, get, 1, last - consumed)
+    unread = last - consumed - settled_above
+    return Positions(ring.maxqueue, put, 2 if put < get else 1, get, 1, unread)
 
 
 class Sync(NamedTuple):
@@ -87,6 +102,7 @@ class Sync(NamedTuple):
     end: Position
     segment: Extent | None
     cursor: Extent | None
+    acks: Extent | None = None
 
     def run(self) -> None:
         """Blocks until the disk has it all.  Raises StorageFailed."""
@@ -94,6 +110,8 @@ class Sync(NamedTuple):
             self.segment.sync()
         if self.cursor is not None:
             self.cursor.sync()
+        if self.acks is not None:
+            self.acks.sync()
 
 
 class Queue:
@@ -106,6 +124,8 @@ class Queue:
         self.log = log
         self.cursor = cursor
         self.damage: Corrupt | None = None
+        self.delivery: Delivery | None = None  # once it takes more than first in, first out
+        self._options = options
         self._disk = disk
         self._directory = directory
         self._meta = meta
@@ -122,6 +142,9 @@ class Queue:
         self.durable = log.last
         self._durable_end = log.end
         self._noted_end = Position(state.durable_base, state.durable_offset)
+        self.settings = QueueOptions.loaded(meta.options, self._ring.maxqueue)
+        if self.settings.needs_delivery:
+            self.deliver()
 
     @classmethod
     def create(cls, disk: Disk, directory: str, name: bytes, options: Options) -> Queue:
@@ -186,7 +209,14 @@ class Queue:
         except BaseException:
             log.close()
             raise
-        return cls(disk, directory, meta, log, cursor, options), report
+        queue = cls(disk, directory, meta, log, cursor, options)
+        if report.acks is not None:
+            try:
+                queue.deliver().restore(report.acks)
+            except BaseException:
+                queue.close(clean=False)
+                raise
+        return queue, report
 
     # ------------------------------------------------------------ the hot path
 
@@ -196,11 +226,15 @@ class Queue:
 
     @property
     def full(self) -> bool:
-        """Whether the ring takes no message.  HTTPSQS's ring holds one less once it was read
+        """Whether the ring takes no message."""
+        return self.log.active.last - self.consumed >= self.capacity
+
+    @property
+    def capacity(self) -> int:
+        """The messages that the ring takes now.  HTTPSQS's ring holds one less once it was read
         from, because its writer may not stand on its reader."""
-        ring, consumed = self._ring, self.consumed
-        capacity = ring.maxqueue if consumed == ring.base else ring.maxqueue - 1
-        return self.log.active.last - consumed >= capacity
+        ring = self._ring
+        return ring.maxqueue if self.consumed == ring.base else ring.maxqueue - 1
 
     def put(self, payload: bytes) -> int | None:
         """Append one message: its position, or None when the ring is full.
@@ -223,12 +257,17 @@ class Queue:
             except Cold as cold:
                 cold.fetch.run()
                 self.install(cold.fetch)
+            except NoRoom as wanted:
+                self.deliver().make_room(wanted.size)
 
     def install(self, fetch: Fetch) -> None:
         """`fetch.run` has returned: its window serves the gets to come.
 
         Raises Corrupt when it met damage: then the queue stops.
         """
+        if self.delivery is not None:
+            self.delivery.install(fetch)
+            return
         if fetch.sequence != self.consumed + 1:
             return  # the queue was reset meanwhile
         if fetch.damage is not None:
@@ -247,21 +286,97 @@ class Queue:
         """
         if self.damage is not None:
             raise self.damage
+        if self.delivery is not None:
+            frame = self.delivery.get()
+            return (self.position_of(frame.sequence), body_of(frame)) if frame else None
         sequence = self.consumed + 1
         if sequence > (self.durable if self._committed_reads else self.log.active.last):
             return None
         try:
             frame, self._position = self.log.read(sequence, self._position)
         except Corrupt as error:
-            resume = self.log.after_gap(sequence)
-            if resume is None:
-                self.damage = error
-                raise
-            self.consumed, self._position = resume - 1, Position(resume, FRAMES_OFFSET)
+            self._step_over_gap(sequence, error)
             return self.get_nowait()
         self.consumed = sequence
         self.cursor.advance(sequence, *self._position)
-        return (sequence - self._ring.base - 1) % self._ring.maxqueue + 1, frame.payload
+        return (sequence - self._ring.base - 1) % self._ring.maxqueue + 1, body_of(frame)
+
+    def _step_over_gap(self, sequence: int, error: Corrupt) -> None:
+        """The next record is missing: go on behind a declared gap, else the queue stops."""
+        resume = self.log.after_gap(sequence)
+        if resume is None:
+            self.damage = error
+            raise error
+        self.consumed, self._position = resume - 1, Position(resume, FRAMES_OFFSET)
+
+    # ------------------------------------------------------------ batches, leases
+
+    def put_batch(self, payloads: Sequence[bytes], flags: Sequence[int] = ()) -> int | None:
+        """Append records under consecutive sequences, all or nothing across a crash; the first
+        sequence, or None when the ring has no room for all.  `flags` is empty or one for each.
+
+        Raises as `put` does; LimitExceeded when they do not fit a segment of their own.
+        """
+        if self.damage is not None:
+            raise self.damage
+        if self.log.active.last + len(payloads) - self.consumed > self.capacity:
+            return None
+        return self.log.append_batch(payloads, self.durable, flags)
+
+    def get_batch(self, maximum: int, bytes_max: int) -> list[Frame]:
+        """Consume up to `maximum` records, and no more than `bytes_max` of payload after the
+        first; the cursor moves once.  Raises as `get_nowait` does, when there is not even one."""
+        if self.damage is not None:
+            raise self.damage
+        if self.delivery is not None:
+            return [each.frame for each in self.delivery.receive(maximum, 0, bytes_max)]
+        taken: list[Frame] = []
+        sequence, place, upper = self.consumed + 1, self._position, self.servable
+        try:
+            while len(taken) < maximum and sequence <= upper:
+                frame, following = self.log.read(sequence, place)
+                if taken and len(frame.payload) > bytes_max:
+                    break
+                bytes_max -= len(frame.payload)
+                taken.append(frame)
+                sequence, place = sequence + 1, following
+        except Cold:
+            if not taken:
+                raise
+        except Corrupt as error:
+            if not taken:
+                self._step_over_gap(sequence, error)
+                return self.get_batch(maximum, bytes_max)
+        if taken:
+            self.consume_to(sequence - 1, place)
+        return taken
+
+    @property
+    def servable(self) -> int:
+        """The newest sequence that may be handed out."""
+        return self.durable if self._committed_reads else self.log.active.last
+
+    @property
+    def next_position(self) -> Position:
+        """Where the record after `consumed` stands; base 0 when only the index knows."""
+        return self._position
+
+    def consume_to(self, sequence: int, following: Position) -> None:
+        """Move the cursor; `following` is where the next record stands."""
+        self.consumed, self._position = sequence, following
+        self.cursor.advance(sequence, *following)
+
+    def position_of(self, sequence: int) -> int:
+        """The ring position of a sequence."""
+        return (sequence - self._ring.base - 1) % self._ring.maxqueue + 1
+
+    def deliver(self) -> Delivery:
+        """The queue's `Delivery`; from the first call on, all consumption goes through it."""
+        if self.delivery is None:
+            self.delivery = Delivery(
+                self, self._disk, self._directory, self._meta.queue_id, self.settings, self._options
+            )
+        return self.delivery
 
     # ------------------------------------------------------------ looking
 
@@ -274,7 +389,7 @@ class Queue:
         frame = lookup.run() if lookup else None
         if lookup:
             self.log.learn(lookup)
-        return frame.payload if frame else None
+        return body_of(frame) if frame else None
 
     def seek(self, position: int) -> Lookup | None:
         """How to find the message that was stored last at a ring position; None when there is
@@ -290,7 +405,8 @@ class Queue:
     @property
     def positions(self) -> Positions:
         """Where writer and reader stand."""
-        return positions(self._ring, self.log.last, self.consumed)
+        settled_above = 0 if self.delivery is None else self.delivery.leases.settled_above
+        return positions(self._ring, self.log.last, self.consumed, settled_above)
 
     @property
     def options(self) -> Mapping[str, object]:
@@ -320,9 +436,12 @@ class Queue:
             self._store_cursor()
         segment = self.log.active.extent if last > self.durable else None
         cursor = self.cursor.begin_sync()
-        if segment is None and cursor is None:
+        acks = None
+        if self.delivery is not None and self.delivery.acks is not None:
+            acks = self.delivery.acks.begin_sync()
+        if segment is None and cursor is None and acks is None:
             return None
-        return Sync(last, end, segment, cursor)
+        return Sync(last, end, segment, cursor, acks)
 
     def finish_sync(self, sync: Sync) -> None:
         """`sync.run()` returned: what it covered is durable."""
@@ -330,6 +449,10 @@ class Queue:
         self._durable_end = sync.end
         if sync.cursor is not None:
             self.cursor.finish_sync()
+        if sync.acks is not None:
+            assert self.delivery is not None
+            assert self.delivery.acks is not None
+            self.delivery.acks.finish_sync()
 
     def sync(self) -> None:
         """Make everything so far durable, here and now."""
@@ -339,12 +462,13 @@ class Queue:
             self.finish_sync(pending)
 
     def checkpoint(self) -> bool:
-        """Note the durable mark in the cursor, for the next sync; False when it stands there.
+        """Note the durable marks in the files, for the next sync; False when they stand there.
 
         Done when a queue falls quiet: it shrinks what recovery cannot tell from a tear.
         """
+        marked = self.delivery is not None and self.delivery.mark()
         if self._noted_end == self._durable_end:
-            return False
+            return marked
         self._store_cursor()
         return True
 
@@ -376,7 +500,9 @@ class Queue:
         """
         self.sync()
         last = self.log.last
-        self._change_rings((Ring(last, last, MAXQUEUE_DEFAULT),))
+        self._change_meta(rings=(Ring(last, last, MAXQUEUE_DEFAULT),))
+        if self.delivery is not None:
+            self.delivery.purge()
         self.consumed, self._position = last, self.log.end
         self._store_cursor()
         self.sync()
@@ -403,7 +529,27 @@ class Queue:
             # A ring whose successor begins below the oldest record has nothing left to show.
             kept = [r for r, successor in pairwise(rings) if successor.after >= first]
             ring = Ring(last, last - now.putpos, maxqueue)
-            self._change_rings((*kept, rings[-1], ring)[-RINGS_MAX:])
+            self._change_meta(rings=(*kept, rings[-1], ring)[-RINGS_MAX:])
+        return True
+
+    def purge(self) -> int:
+        """Consume everything that was written; how many records that were."""
+        count = self.positions.unread
+        if self.delivery is not None:
+            self.delivery.purge()
+        self.consume_to(self.log.last, self.log.end)
+        return count
+
+    def configure(self, settings: QueueOptions) -> bool:
+        """Change the settings; False when the positions forbid the new `max_length`, and then
+        nothing was changed.  Raises DiskFull, StorageFailed."""
+        if not self.set_maxqueue(settings.max_length):
+            return False
+        self._change_meta(options=settings.stored(self._meta.options))
+        if self.delivery is not None:
+            self.delivery.set_options(settings)
+        elif settings.needs_delivery:
+            self.deliver()
         return True
 
     def free(self, before: int) -> int:
@@ -445,12 +591,17 @@ class Queue:
         try:
             state, moved = self.cursor.durable, self.cursor.moved
             untouched = state.clean and not moved and self.log.last == state.durable
+            untouched &= self.delivery is None or not self.delivery.unsynced
             if clean and not untouched:
                 self.sync()
+                if self.delivery is not None and self.delivery.mark():
+                    self.sync()
                 self._store_cursor()
             self.cursor.close(clean=clean and not untouched)
         finally:
             self.log.close()
+            if self.delivery is not None:
+                self.delivery.close()
 
     def _restart(self) -> None:
         if self.log.active.last >= self.log.active.base:
@@ -460,10 +611,19 @@ class Queue:
             self._store_cursor()
             self.sync()
 
-    def _change_rings(self, rings: tuple[Ring, ...]) -> None:
-        meta = self._meta._replace(rings=rings)
+    def _change_meta(
+        self,
+        rings: tuple[Ring, ...] | None = None,
+        options: Mapping[str, object] | None = None,
+    ) -> None:
+        meta = self._meta
+        if rings is not None:
+            meta = meta._replace(rings=rings)
+        if options is not None:
+            meta = meta._replace(options=dict(options))
         _write_meta(self._disk, self._directory, meta)
-        self._meta, self._ring = meta, rings[-1]
+        self._meta, self._ring = meta, meta.rings[-1]
+        self.settings = QueueOptions.loaded(meta.options, self._ring.maxqueue)
 
 
 def _write_meta(disk: Disk, directory: str, meta: Meta) -> None:

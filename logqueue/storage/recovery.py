@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from crc32c import crc32c
 
 from logqueue.errors import Corrupt
+from logqueue.storage.acks import AckTail, inspect_acks
 from logqueue.storage.cursor import read_cursor
 from logqueue.storage.disk import Disk, Extent
 from logqueue.storage.format import (
@@ -36,9 +37,11 @@ from logqueue.storage.format import (
     repaired_links,
 )
 from logqueue.storage.layout import (
+    ACKS_SPARE,
     CURSOR,
     META,
     TEMPORARY_SUFFIX,
+    acks_base,
     directory_name,
     segment_base,
     segment_name,
@@ -61,16 +64,24 @@ class Report:
     stale: list[str] = field(default_factory=list)  # consumed segments that may be removed
     unfinished: list[str] = field(default_factory=list)  # temporary files, likewise
     tail: Tail | None = None
+    acks: AckTail | None = None  # None too when nothing was ever leased
     damage: list[Corrupt] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def consumed(self) -> int:
+        """Everything up to here is consumed."""
+        assert self.checkpoint is not None
+        assert self.meta is not None
+        low = 0 if self.acks is None else self.acks.leases.low
+        return max(self.checkpoint.consumed, self.meta.rings[-1].base, low)
 
     @property
     def next_sequence(self) -> int:
         """The next sequence to give out: past every one that was ever acknowledged."""
         assert self.tail is not None
-        assert self.checkpoint is not None
-        assert self.meta is not None
-        return max(self.tail.last, self.checkpoint.consumed, self.meta.rings[-1].base) + 1
+        frontier = 0 if self.acks is None else self.acks.leases.frontier
+        return max(self.tail.last, self.consumed, frontier) + 1
 
 
 def inspect(disk: Disk, directory: str) -> Report:
@@ -79,10 +90,12 @@ def inspect(disk: Disk, directory: str) -> Report:
     try:
         report.meta = _read_meta(disk, directory)
         report.checkpoint = _read_checkpoint(disk, report)
-        headers = _read_headers(disk, report)
+        names = disk.list(directory)
+        headers = _read_headers(disk, names, report)
         if not report.damage:
             _link(headers, report)
             report.tail = _read_tail(disk, headers[-1], report)
+            report.acks = _read_acks(disk, names, report)
     except Corrupt as error:
         report.damage.append(error)
     return report
@@ -126,17 +139,17 @@ def _read_checkpoint(disk: Disk, report: Report) -> Checkpoint:
     return state.checkpoint
 
 
-def _read_headers(disk: Disk, report: Report) -> list[SegmentHeader]:
+def _read_headers(disk: Disk, names: list[str], report: Report) -> list[SegmentHeader]:
     """The headers of all segments, in order; damaged ones are reported and left out."""
     assert report.meta is not None
     headers = []
-    for name in disk.list(report.directory):
+    for name in names:
         path = os.path.join(report.directory, name)
         base = segment_base(name)
         if base is None:
             if name.endswith(TEMPORARY_SUFFIX):
                 report.unfinished.append(name)
-            elif name not in (META, CURSOR):
+            elif name not in (META, CURSOR, ACKS_SPARE) and acks_base(name) is None:
                 report.notes.append(f"{path}: not a file of logqueue, is left alone")
             continue
         try:
@@ -191,6 +204,17 @@ def _read_tail(disk: Disk, header: SegmentHeader, report: Report) -> Tail:
         return scan_tail(extent, header, last, start, report.checkpoint.durable, report.notes)
     finally:
         extent.close()
+
+
+def _read_acks(disk: Disk, names: list[str], report: Report) -> AckTail | None:
+    assert report.meta is not None
+    assert report.tail is not None
+    acks = inspect_acks(
+        disk, report.directory, names, report.meta.queue_id, report.tail.last, report.notes
+    )
+    if acks is not None:
+        acks.leases.advance(report.consumed)
+    return acks
 
 
 def _untouched(extent: Extent, header: SegmentHeader, checkpoint: Checkpoint) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Sequence
 
 from crc32c import crc32c
 
@@ -23,7 +24,14 @@ from logqueue.storage.format import (
     encode_segment_header,
     footer_offset,
 )
-from logqueue.storage.frame import Frame, decode, encode_header, frame_bytes, salt_seed
+from logqueue.storage.frame import (
+    Frame,
+    decode,
+    encode_batch,
+    encode_header,
+    frame_bytes,
+    salt_seed,
+)
 from logqueue.storage.layout import segment_name
 from logqueue.storage.reader import Index, Reader, build_index
 
@@ -96,6 +104,21 @@ class Segment:
         self.end = offset + frame_bytes(len(payload))
         self.last = sequence
         return sequence
+
+    def append_batch(
+        self, payloads: Sequence[bytes], timestamp: int, lag: int, flags: Sequence[int] = ()
+    ) -> int:
+        """Store records that must fit together, in one store; the first one's sequence."""
+        first = self.last + 1
+        data, offsets = encode_batch(self.seed, self.end, first, timestamp, lag, payloads, flags)
+        self.extent.write(self.end, data)
+        for sequence, offset in enumerate(offsets, first):
+            if offset >= self._boundary:
+                self._index.append((sequence, offset))
+                self._boundary = (offset // INDEX_STRIDE + 1) * INDEX_STRIDE
+        self.end += len(data)
+        self.last += len(offsets)
+        return first
 
     def frame(self, offset: int) -> Frame:
         """The frame at `offset`, not before `hot_from`, from the map.  Raises BadFrame."""

@@ -21,6 +21,7 @@ from logqueue.storage.layout import (
     directory_name,
     encode_format,
 )
+from logqueue.storage.leases import Leases
 from logqueue.storage.log import Sealed
 from logqueue.storage.queue import Options, Positions, Queue, positions
 from logqueue.storage.recovery import Report, inspect
@@ -37,6 +38,7 @@ class Resting(NamedTuple):
     options: Mapping[str, object]
     unfinished: bool  # opening it would tidy something up
     notes: tuple[str, ...] = ()
+    due_ms: int | None = None  # when the next lease or delay ends
 
     @classmethod
     def of(cls, queue: Queue) -> Resting:
@@ -49,20 +51,21 @@ class Resting(NamedTuple):
             queue.hidden,
             queue.options,
             queue.oversized,
+            due_ms=None if queue.delivery is None else queue.delivery.leases.next_due(),
         )
 
     @classmethod
     def reported(cls, report: Report) -> Resting:
         """The facts out of an inspection that has found no damage."""
         assert report.meta is not None
-        assert report.checkpoint is not None
         assert report.tail is not None
         rings, size = report.meta.rings, report.tail.header.size
-        consumed = max(report.checkpoint.consumed, rings[-1].base)
-        last = report.next_sequence - 1
+        consumed, last = report.consumed, report.next_sequence - 1
+        leases = Leases(consumed) if report.acks is None else report.acks.leases
+        leases.forget_above(report.tail.last)
         oversized = consumed == last and size > SEGMENT_BYTES_MIN
         return cls(
-            positions(rings[-1], last, consumed),
+            positions(rings[-1], last, consumed, leases.settled_above),
             consumed,
             tuple(report.sealed),
             size,
@@ -70,6 +73,7 @@ class Resting(NamedTuple):
             report.meta.options,
             oversized or bool(report.stale or report.unfinished),
             tuple(report.notes),
+            leases.next_due(),
         )
 
 
