@@ -105,8 +105,9 @@ class Store:
             if not disk.exists(queues):  # only now, so that FORMAT is never the one to be missing
                 disk.make_directory(queues)
                 disk.sync_directory(root)
+            found = disk.list(queues)
             disk.sync_directory(queues)
-            for name in disk.list(queues):
+            for name in found:
                 if name.endswith(TEMPORARY_SUFFIX):  # a queue whose creation a crash cut short
                     disk.remove_tree(os.path.join(queues, name))
             return cls(disk, root, options, lock)
