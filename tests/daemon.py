@@ -53,6 +53,7 @@ class Daemon:
         self._log: list[str] = []
         self._reading: threading.Thread | None = None
         self._port_told = threading.Event()
+        self._said = threading.Condition()
 
     def __enter__(self) -> Daemon:
         return self
@@ -66,6 +67,11 @@ class Daemon:
     def log(self) -> str:
         """What it has written to stderr since its start; all of it once it has ended."""
         return "".join(self._log)
+
+    def says(self, text: str) -> bool:
+        """Wait until the log has `text`; False when that takes too long."""
+        with self._said:
+            return self._said.wait_for(lambda: text in self.log, START_S)
 
     @property
     def pid(self) -> int:
@@ -175,7 +181,9 @@ class Daemon:
         self.port = 0
         with stderr:
             for line in stderr:
-                log.append(line)
+                with self._said:
+                    log.append(line)
+                    self._said.notify_all()
                 if not told.is_set() and (found := _READY.match(line)):
                     self.port = int(found[1])
                     told.set()

@@ -248,7 +248,7 @@ def test_a_damaged_message_is_met_by_its_consumer(tmp_path: Path) -> None:
         assert daemon.ask("name=bad&opt=get") == b"0"
         for operation in ("get", "get", "view&pos=2"):
             assert daemon.ask(f"name=bad&opt={operation}") == b"HTTPSQS_ERROR"
-        assert f"{path}: offset {second}, sequence 2: " in daemon.log
+        assert daemon.says(f"{path}: offset {second}, sequence 2: ")
         assert daemon.ask("name=bad&opt=put", b"x") == b"HTTPSQS_PUT_ERROR"
         assert daemon.ask("name=good&opt=get") == b"0"
         assert daemon.ask("name=bad&opt=reset") == b"HTTPSQS_RESET_OK"  # what is lost is given up
@@ -266,7 +266,7 @@ def test_a_queue_whose_very_name_is_unreadable(tmp_path: Path) -> None:
         [path] = (daemon.data / "queues").glob("~*/meta")
         flip(path, 30)
         daemon.start()
-        assert f"a queue is not served: {path}: offset 0" in daemon.log
+        assert daemon.says(f"a queue is not served: {path}: offset 0")
         assert daemon.ask(f"name={name}&opt=put", b"x") == b"HTTPSQS_PUT_ERROR"
         assert daemon.ask(f"name={name}&opt=get") == b"HTTPSQS_ERROR"
         assert daemon.ask("name=good&opt=get") == b"0"

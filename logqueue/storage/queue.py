@@ -51,7 +51,7 @@ CHECKPOINT_BYTES = 4 << 20  # appended bytes after which the durable mark is not
 
 def clock_ms() -> int:
     """Wall-clock milliseconds since the epoch.  Nothing but timestamps depends on it."""
-    return time.time_ns() // 1_000_000
+    return max(0, time.time_ns() // 1_000_000)  # a clock may be set before the epoch
 
 
 _BOOT_MS = clock_ms() - time.monotonic_ns() // 1_000_000
@@ -496,19 +496,30 @@ class Queue:
         `hidden` then, and `release` lets go of it.
 
         The meta file goes first: should a crash come between, the ring's base says that
-        everything below it is consumed.
+        everything below it is consumed.  Raises DiskFull when not even that page is to be had.
         """
         self.sync()
-        last = self.log.last
-        self._change_meta(rings=(Ring(last, last, MAXQUEUE_DEFAULT),))
-        if self.delivery is not None:
-            self.delivery.purge()
-        self.consumed, self._position = last, self.log.end
-        self._store_cursor()
-        self.sync()
+        first = (Ring(self.log.last, self.log.last, MAXQUEUE_DEFAULT),)
+        try:
+            self._change_meta(rings=first)
+        except DiskFull:
+            if not self.log.sealed:
+                raise
+            # What the queue holds makes the room; a crash now leaves it empty, but not yet reset.
+            self._consume_all()
+            self.free(self.log.last + 1)
+            self._change_meta(rings=first)
+        self._consume_all()
         self.damage = None
         with contextlib.suppress(DiskFull):
             self._restart()
+
+    def _consume_all(self) -> None:
+        if self.delivery is not None:
+            self.delivery.purge()
+        self.consumed, self._position = self.log.last, self.log.end
+        self._store_cursor()
+        self.sync()
 
     def set_maxqueue(self, maxqueue: int) -> bool:
         """Change the ring's size; False when the positions do not allow it.
