@@ -93,8 +93,8 @@ class Committer:
 
     def when_durable(self, group: Group, call: Callable[[], object]) -> None:
         """Have `call` called on the event loop once everything done to the group's queue so far
-        is durable: a `commit` without a task.  It is never called when the sync fails, and it
-        must not raise: that would end the daemon."""
+        is durable: a `commit` without a task.  It is never called when the sync fails.  It may
+        raise StorageFailed, which ends the daemon, and nothing else."""
         group.waiting.append(call)
         self.request(group)
 
@@ -128,16 +128,18 @@ class Committer:
 
     def _done(self, group: Group, sync: Sync, failure: StorageFailed | None) -> None:
         """A sync has ended; runs on the event loop."""
-        if failure is not None:
-            self._failure = failure
+        try:
+            if failure is not None:
+                raise failure
+            group.running = False
+            group.queue.finish_sync(sync)
+            if group.wanted:
+                self._enqueue(group)
+            self._release(group)  # last: those who are called may want the next sync already
+        except StorageFailed as error:
+            self._failure = error
             if self._asleep:
                 self._wake()
-            return
-        group.running = False
-        group.queue.finish_sync(sync)
-        if group.wanted:
-            self._enqueue(group)
-        self._release(group)  # last: those who are called may want the next sync already
 
     @staticmethod
     def _release(group: Group) -> None:

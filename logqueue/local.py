@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import trio
 
 from logqueue.chores import Chores
@@ -12,6 +14,7 @@ from logqueue.storage.compactor import Usage
 from logqueue.storage.queue import NEVER_WRITTEN, Queue
 from logqueue.storage.reader import Cold, Fetch
 from logqueue.storage.store import Store
+from logqueue.web.message import Promise
 from logqueue.web.queues import Status
 
 UNSYNCED_BYTES_SYNC = 4 << 20  # start a sync, so that no mode leaves much for the next roll
@@ -58,34 +61,22 @@ class LocalQueues:
             await self._stored(handle)
         return got
 
-    def put_nowait(self, name: bytes, payload: bytes) -> int | None:
+    def put_nowait(self, name: bytes, payload: bytes) -> tuple[int | None, Promise | None]:
         handle = self._open.get(name)
-        if (
-            self._always
-            or handle is None
-            or handle.away
-            or not self._has_room(handle.queue, len(payload))
-        ):
+        if handle is None or handle.away or not self._has_room(handle.queue, len(payload)):
             raise trio.WouldBlock
         position = handle.queue.put(payload)
-        if position is not None:
-            self._note(handle)
-        return position
+        return position, None if position is None else self._note(handle)
 
-    def get_nowait(self, name: bytes) -> tuple[int, bytes] | None:
+    def get_nowait(self, name: bytes) -> tuple[tuple[int, bytes] | None, Promise | None]:
         handle = self._open.get(name)
         if handle is None or handle.away:
             raise trio.WouldBlock
-        queue = handle.queue
-        if self._always and queue.consumed < queue.durable:
-            raise trio.WouldBlock  # for the disk, once it is consumed
         try:
-            got = queue.get_nowait()
+            got = handle.queue.get_nowait()
         except Cold:
             raise trio.WouldBlock from None
-        if got is not None:
-            self._note(handle)
-        return got
+        return got, None if got is None else self._note(handle)
 
     async def view(self, name: bytes, position: int) -> bytes | None:
         if not self._pool.exists(name):
@@ -144,15 +135,17 @@ class LocalQueues:
 
     async def _stored(self, handle: Handle) -> None:
         """Something was stored: wait for what the durability mode promises."""
-        self._note(handle)
-        if self._always:
+        if self._note(handle):
             await self._committer.commit(handle)
 
-    def _note(self, handle: Handle) -> None:
-        """Something was stored: the chores have to know."""
+    def _note(self, handle: Handle) -> Promise | None:
+        """Something was stored: tell the chores; what the durability mode promises about it."""
         self._chores.stored(handle)
-        if not self._always and handle.queue.unsynced_bytes > UNSYNCED_BYTES_SYNC:
+        if self._always:
+            return partial(self._committer.when_durable, handle)
+        if handle.queue.unsynced_bytes > UNSYNCED_BYTES_SYNC:
             self._committer.request(handle)
+        return None
 
     async def _fetch(self, handle: Handle, fetch: Fetch) -> Handle:
         """Have a worker read ahead for the queue's consumers, once for all that wait.

@@ -7,9 +7,11 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
+import pytest
 import trio
 
 from logqueue.commit import Committer, Group
+from logqueue.errors import StorageFailed
 from logqueue.storage.disk import MmapDisk
 from logqueue.storage.queue import Options, Queue, Sync
 
@@ -27,13 +29,15 @@ class Counted(Queue):
 @asynccontextmanager
 async def committing(directory: Path) -> AsyncIterator[tuple[Committer, Group, Counted]]:
     queue = Counted.create(MmapDisk(), str(directory / "q"), b"q", Options())
-    async with trio.open_nursery() as nursery:
-        committer = Committer()
-        await nursery.start(committer.run)
-        assert isinstance(queue, Counted)
-        yield committer, Group(queue), queue
-        nursery.cancel_scope.cancel()
-    queue.close()
+    assert isinstance(queue, Counted)
+    try:
+        async with trio.open_nursery() as nursery:
+            committer = Committer()
+            await nursery.start(committer.run)
+            yield committer, Group(queue), queue
+            nursery.cancel_scope.cancel()
+    finally:
+        queue.close()
 
 
 async def test_everyone_is_called_once_when_what_he_did_is_durable(tmp_path: Path) -> None:
@@ -99,3 +103,14 @@ async def test_a_cancelled_waiter_is_not_woken(tmp_path: Path) -> None:
         assert not group.waiting
         await committer.commit(group)
         assert queue.durable == 1
+
+
+async def test_a_caller_that_meets_failed_storage_ends_the_committer(tmp_path: Path) -> None:
+    def failing() -> None:
+        raise StorageFailed("/disk", OSError(5, "Input/output error"))
+
+    with pytest.RaisesGroup(StorageFailed):
+        async with committing(tmp_path) as (committer, group, queue):
+            queue.put(b"m")
+            committer.when_durable(group, failing)
+            await trio.sleep_forever()

@@ -9,7 +9,7 @@ import pytest
 
 from logqueue.errors import Corrupt, DiskFull, LimitExceeded, LogqueueError, StorageFailed
 from logqueue.web.httpsqs import Dialect
-from logqueue.web.message import KEPT, Request, Response
+from logqueue.web.message import KEPT, Promise, Request, Response
 from logqueue.web.queues import Status
 
 FULL = DiskFull("/disk", 1, 0, 0)
@@ -20,6 +20,7 @@ class OneQueue:
 
     def __init__(self, failure: Exception | None = None) -> None:
         self.failure = failure
+        self.promise: Promise | None = None
         self.name = b""
         self.message: bytes | None = None
 
@@ -37,14 +38,14 @@ class OneQueue:
         self._visit(name)
         return None if self.message is None else (1, self.message)
 
-    def put_nowait(self, name: bytes, payload: bytes) -> int | None:
+    def put_nowait(self, name: bytes, payload: bytes) -> tuple[int | None, Promise | None]:
         self._visit(name)
         self.message = payload
-        return 1
+        return 1, self.promise
 
-    def get_nowait(self, name: bytes) -> tuple[int, bytes] | None:
+    def get_nowait(self, name: bytes) -> tuple[tuple[int, bytes] | None, Promise | None]:
         self._visit(name)
-        return None if self.message is None else (1, self.message)
+        return None if self.message is None else (1, self.message), self.promise
 
     async def view(self, name: bytes, position: int) -> bytes | None:
         self._visit(name)
@@ -75,6 +76,20 @@ async def ask(
     response = await dialect.handle(request)
     assert at_once in (None, response)
     return response
+
+
+def test_the_answers_to_what_was_stored_carry_its_promise() -> None:
+    queues = OneQueue()
+    queues.promise = lambda call: None
+    dialect = Dialect(queues, None)
+    for query, promise in (
+        (b"name=q&opt=get", None),  # there is nothing yet
+        (b"name=q&opt=put&data=m", queues.promise),
+        (b"name=q&opt=get", queues.promise),
+    ):
+        response = dialect.handle_nowait(Request(b"GET", b"/?" + query, b"", b"", KEPT))
+        assert response is not None
+        assert response.promise is promise
 
 
 async def test_names() -> None:

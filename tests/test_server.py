@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import select
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -15,11 +16,12 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from logqueue.config import KIB, MIB, Config
 from logqueue.errors import StorageFailed, UsageError
 from logqueue.web.connection import BATCH_REQUESTS_MAX
-from logqueue.web.message import Handler, Request, Response
+from logqueue.web.message import Handler, Promise, Request, Response
 from logqueue.web.server import listen, serve
 
 CONFIG = Config(data_directory="", timeout_idle_s=30, drain_s=30)
@@ -59,6 +61,17 @@ class Later:
 
     def handle_nowait(self, request: Request) -> Response | None:
         return None
+
+
+class Promising(Later):
+    """A handler whose answers have a promise, which takes what it is to call."""
+
+    def __init__(self, kept: Promise) -> None:
+        super().__init__(echo_later)
+        self._kept = kept
+
+    def handle_nowait(self, request: Request) -> Response | None:
+        return echo(request)._replace(promise=self._kept)
 
 
 def echo(request: Request) -> Response:
@@ -264,6 +277,50 @@ async def test_pipelined_answers_come_in_order(handler: Handler) -> None:
         await client.send_all(b"GET /%06d HTTP/1.1\r\nConnection: close\r\n\r\n" % (count - 1))
         answers = (await read_to_end(client)).split(b"HTTP/1.1 200 OK")[1:]
         assert [body_of(each) for each in answers] == [b"/%06d" % each for each in range(count)]
+
+
+async def test_pipelined_answers_with_promises_come_in_order() -> None:
+    soon = trio.lowlevel.current_trio_token().run_sync_soon
+    async with served(handler=Promising(soon)) as server:
+        client = await server.connect()
+        await client.send_all(GET * 100 + b"GET /last HTTP/1.1\r\nConnection: close\r\n\r\n")
+        answers = (await read_to_end(client)).split(b"HTTP/1.1 200 OK")[1:]
+        assert [body_of(each) for each in answers] == [b"/"] * 100 + [b"/last"]
+
+
+async def test_an_answer_does_not_leave_before_its_promise_is_kept() -> None:
+    send, promises = trio.open_memory_channel[Callable[[], object]](10)
+    async with served(handler=Promising(send.send_nowait)) as server:
+        waiting, gone, other = [await server.connect() for _ in range(3)]
+        await waiting.send_all(GET)
+        keep = await promises.receive()
+        await waiting.send_all(GET)  # it is not read yet: it does not make the server spin either
+        await gone.send_all(GET)
+        keep_for_nobody = await promises.receive()
+        await reset(gone)
+        await other.send_all(GET)
+        (await promises.receive())()
+        assert b"200 OK" in await other.receive_some()
+        assert select.select([waiting.socket.fileno()], [], [], 0) == ([], [], [])
+        keep_for_nobody()
+        keep()
+        assert b"200 OK" in await waiting.receive_some()
+        (await promises.receive())()
+        assert b"200 OK" in await waiting.receive_some()
+
+
+async def test_drain_keeps_promises() -> None:
+    send, promises = trio.open_memory_channel[Callable[[], object]](10)
+    async with served(handler=Promising(send.send_nowait)) as server:
+        client = await server.connect()
+        await client.send_all(GET)
+        keep = await promises.receive()
+        server.drain.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not server.done.is_set()
+        keep()
+        assert b"Connection: close" in await read_to_end(client)
+        await server.done.wait()
 
 
 async def test_a_batch_goes_on_when_nothing_else_happens() -> None:

@@ -27,7 +27,7 @@ _PHRASES = {
 
 def encode(response: Response, layout: Layout, date: bytes, *, head_only: bool) -> bytes:
     """The bytes of an answer.  `date` is a whole header line; `head_only` answers HEAD."""
-    body, position, content_type = response
+    body, position, content_type, _ = response
     status, connection, dated, kept, framed, last, _ = layout
     return b"%bContent-Type: %b\r\n%bCache-Control: no-cache\r\n%b%b%b%b\r\n%b" % (
         status,

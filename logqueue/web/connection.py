@@ -1,10 +1,10 @@
 """One client's connection: bytes in, answers out, closed when it should be.
 
 A connection is written as a generator, the script, that yields what it has to wait for: READABLE
-and WRITABLE for its socket, TURN to let others go first, or a request that has to wait for its
-answer.  Everything between two yields happens at once, without blocking.  `Connection` advances
-the script when that has come.  So a request whose answer needs no waiting costs no task and no
-task switch; one that waits, for a disk or a message, is handled in a task of its own.
+and WRITABLE for its socket, a promise that must be kept first, or a request whose answer must be
+waited for.  Everything between two yields happens at once, without blocking.  `Connection`
+advances the script when that has come.  So a request costs no task and no task switch, not even
+one that waits for the next sync; one that waits for a cold disk is handled in a task of its own.
 
 All answers to what was read at once leave in one direct send.  There is no timer per request: a
 connection states its `deadline`, and the server's reaper closes it when that has passed.
@@ -20,7 +20,6 @@ import logging
 import socket
 from collections.abc import Callable, Generator
 from email.utils import formatdate
-from enum import Enum
 from functools import partial
 
 import trio
@@ -28,7 +27,7 @@ import trio
 from logqueue.config import Config
 from logqueue.errors import StorageFailed
 from logqueue.web import answer
-from logqueue.web.message import CLOSED, KEPT, Handler, Refused, Request, Response
+from logqueue.web.message import CLOSED, KEPT, Handler, Promise, Refused, Request, Response
 from logqueue.web.poller import READABLE, WRITABLE, Poller
 from logqueue.web.wire import Reader
 
@@ -39,14 +38,7 @@ LINGER_S = 1.0  # how long a refused client may go on sending, so that it can re
 _log = logging.getLogger("logqueue.web")
 
 
-class Turn(Enum):
-    """What a script yields to let others go first."""
-
-    TURN = "turn"
-
-
-TURN = Turn.TURN
-Wait = int | Turn | Request
+Wait = int | Request | Promise
 Script = Generator[Wait, Response | None, None]
 
 
@@ -65,6 +57,14 @@ class Shared:
         self.last_closed = trio.Event()  # set when the last connection closes while draining
         self.bytes_held = 0  # of requests that are not complete yet, over all connections
         self.tick(0)
+
+    def turn(self, call: Callable[[], object]) -> None:
+        """A promise that is kept once all others who can go on have done so."""
+
+        async def go_on() -> None:
+            call()
+
+        self.nursery.start_soon(go_on)
 
     def tick(self, until_next_s: float) -> None:
         """Set the clocks that connections read, for as long as that."""
@@ -90,6 +90,7 @@ class Connection:
         self._bytes_held = 0  # this connection's part of the shared number
         self._script = self._serve()
         self._go_on = partial(self._script.send, None)
+        self._resume = partial(self._run, self._go_on)
         self._waits: Wait = READABLE
         self._watched = READABLE  # what the poller knows, 0 when it does not look
         shared.connections.add(self)
@@ -112,7 +113,7 @@ class Connection:
         """The socket is ready.  Raises StorageFailed alone."""
         if isinstance(self._waits, int):
             self._run(self._go_on)
-        elif isinstance(self._waits, Request) and self._watched:
+        elif self._watched:
             self._shared.poller.forget(self._socket)  # it would be called all the time
             self._watched = 0
 
@@ -133,12 +134,10 @@ class Connection:
         """Run the script up to its next wait."""
         try:
             waits = go_on()
-        except StopIteration:
-            self.close()
         except StorageFailed:
             raise
-        except OSError:
-            self.close()  # the client has gone
+        except (StopIteration, OSError):
+            self.close()  # the script has ended, or the client has gone
         except Exception:
             _log.exception("a connection failed: this is a bug in logqueue, please report it")
             self.close()
@@ -152,18 +151,14 @@ class Connection:
         shared = self._shared
         if isinstance(waits, Request):
             shared.nursery.start_soon(self._handle, waits)
-        elif isinstance(waits, Turn):
-            shared.nursery.start_soon(self._take_turn)
+        elif not isinstance(waits, int):
+            waits(self._resume)
         elif self._watched:
             shared.poller.change(self._socket, waits)
             self._watched = waits
         else:
             shared.poller.watch(self._socket, self, waits)
             self._watched = waits
-
-    async def _take_turn(self) -> None:
-        """Go on; as a new task it comes after those that are there."""
-        self._run(self._go_on)
 
     async def _handle(self, request: Request) -> None:
         """Run a request that has to wait, in a task of its own."""
@@ -184,7 +179,6 @@ class Connection:
     def _serve(self) -> Script:
         """Read, answer, repeat; one round of the loop is what a request costs."""
         shared, client, reader = self._shared, self._socket, self._reader
-        config = shared.config
         while not (shared.draining and reader.is_idle):
             yield READABLE
             try:
@@ -193,7 +187,7 @@ class Connection:
                 continue
             if not data:
                 return
-            self.deadline += len(data) / config.receive_rate_min
+            self.deadline += len(data) / shared.config.receive_rate_min
             reader.receive(data)
             try:
                 closes = yield from self._answer_all()
@@ -210,10 +204,9 @@ class Connection:
     def _answer_all(self) -> Generator[Wait, Response | None, bool]:
         """Answer what is complete; True when the connection is to close.  Raises Refused."""
         shared, reader, answers = self._shared, self._reader, self._answers
-        handle_nowait = shared.handler.handle_nowait
         while (request := reader.next_request()) is not None:
             try:
-                response = handle_nowait(request)
+                response = shared.handler.handle_nowait(request)
             except StorageFailed:
                 raise
             except Exception as error:
@@ -223,6 +216,10 @@ class Connection:
                     yield from self._send_rest(rest)
                 response = yield request
                 assert response is not None
+            elif response.promise is not None:
+                if answers and (rest := self._send_now()):
+                    yield from self._send_rest(rest)
+                yield response.promise
             layout = request.layout
             if shared.draining and layout == KEPT:
                 layout = CLOSED
@@ -236,7 +233,7 @@ class Connection:
             if len(answers) == BATCH_REQUESTS_MAX:
                 if rest := self._send_now():
                     yield from self._send_rest(rest)
-                yield TURN
+                yield shared.turn
         if self._bytes_held or not reader.is_idle:
             self._account()
             if reader.expects_continue:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import trio
 
 from logqueue.errors import LogqueueError
-from logqueue.web.message import Request, Response
+from logqueue.web.message import Promise, Request, Response
 from logqueue.web.query import (
     DECODE_BYTES_MAX,
     Parameters,
@@ -78,10 +78,9 @@ class Dialect:
             if operation == b"put":
                 message = _short_message(request, given.get(b"data", data))
                 if message is not None:
-                    position = self._queues.put_nowait(name, message)
-                    return _put_answer(position, content_type)
+                    return _put_answer(*self._queues.put_nowait(name, message), content_type)
             elif operation == b"get" and request.method != b"HEAD":
-                return _get_answer(self._queues.get_nowait(name), content_type)
+                return _get_answer(*self._queues.get_nowait(name), content_type)
         except trio.WouldBlock:
             pass
         except LogqueueError as error:
@@ -104,9 +103,9 @@ class Dialect:
                 message = await _message(request, given.get(b"data", data))
                 if message is None:
                     return Response(b"HTTPSQS_PUT_ERROR", None, content_type)
-                return _put_answer(await self._queues.put(name, message), content_type)
+                return _put_answer(await self._queues.put(name, message), None, content_type)
             if operation == b"get" and request.method != b"HEAD":
-                return _get_answer(await self._queues.get(name), content_type)
+                return _get_answer(await self._queues.get(name), None, content_type)
             return Response(await self._administer(operation, name, given), None, content_type)
         except LogqueueError as error:
             return Response(_failure(operation, name, error), None, content_type)
@@ -160,17 +159,19 @@ class Dialect:
         return b"HTTPSQS_ERROR"
 
 
-def _put_answer(position: int | None, content_type: bytes) -> Response:
+def _put_answer(position: int | None, promise: Promise | None, content_type: bytes) -> Response:
     if position is None:
         return Response(b"HTTPSQS_PUT_END", None, content_type)
-    return Response(b"HTTPSQS_PUT_OK", position, content_type)
+    return Response(b"HTTPSQS_PUT_OK", position, content_type, promise)
 
 
-def _get_answer(found: tuple[int, bytes] | None, content_type: bytes) -> Response:
+def _get_answer(
+    found: tuple[int, bytes] | None, promise: Promise | None, content_type: bytes
+) -> Response:
     if found is None:
         return Response(b"HTTPSQS_GET_END", None, content_type)
     position, message = found
-    return Response(message, position, content_type)
+    return Response(message, position, content_type, promise)
 
 
 def _failure(operation: bytes, name: bytes, error: LogqueueError) -> bytes:

@@ -8,7 +8,8 @@ order of HTTPSQS 1.7, recorded.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, TypeAlias
 
 KEEP_ALIVE_LINE = b"Connection: keep-alive\r\n"
 CLOSE_LINE = b"Connection: close\r\n"
@@ -63,22 +64,29 @@ class Request(NamedTuple):
     layout: Layout
 
 
+# Calls what it is given, once, on the event loop, when a promise is kept; never, if that fails.
+Promise: TypeAlias = Callable[[Callable[[], object]], None]
+
+
 class Response(NamedTuple):
     """What a dialect answers; always status 200.  `position` becomes the Pos header.
 
-    `content_type` goes on the wire as it is: it must not hold CR, LF or NUL.
+    `content_type` goes on the wire as it is: it must not hold CR, LF or NUL.  Nothing may leave
+    before the `promise` is kept, when there is one.
     """
 
     body: bytes
     position: int | None = None
     content_type: bytes = b"text/plain"
+    promise: Promise | None = None
 
 
 class Handler(Protocol):
     """A dialect: requests in, answers out."""
 
     def handle_nowait(self, request: Request) -> Response | None:
-        """The answer if it needs no waiting, else None, and then nothing has happened."""
+        """The answer if it needs no waiting but for its promise; else None, and then nothing has
+        happened."""
 
     async def handle(self, request: Request) -> Response:
         """The answer."""

@@ -11,6 +11,7 @@ from enum import Enum
 from typing import NamedTuple, Protocol, TypeAlias
 
 from logqueue.options import QueueOptions
+from logqueue.web.message import Promise
 
 BATCH_BYTES_MAX = 64 << 20  # of payloads in one answer
 
@@ -45,13 +46,15 @@ class Queues(Protocol):
         When cancelled, the message may be consumed all the same.
         """
 
-    def put_nowait(self, name: bytes, payload: bytes) -> int | None:
-        """`put` if it needs no waiting.  Raises trio.WouldBlock otherwise, and then nothing has
-        happened."""
+    def put_nowait(self, name: bytes, payload: bytes) -> tuple[int | None, Promise | None]:
+        """`put`, and how to wait until the durability mode's promise is kept (None: it is).
 
-    def get_nowait(self, name: bytes) -> tuple[int, bytes] | None:
-        """`get` if it needs no waiting.  Raises trio.WouldBlock otherwise, and then nothing has
-        happened."""
+        Raises trio.WouldBlock when anything else must be waited for, and then nothing has
+        happened.
+        """
+
+    def get_nowait(self, name: bytes) -> tuple[tuple[int, bytes] | None, Promise | None]:
+        """`get` in the same way."""
 
     async def view(self, name: bytes, position: int) -> bytes | None:
         """The message that stands at a ring position, read or not; None when there is none."""
