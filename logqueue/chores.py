@@ -19,10 +19,13 @@ from logqueue.storage.store import Resting
 
 TICK_S = 0.25  # the pool's clock
 QUIET_TICKS = 2  # a queue untouched for this long notes its durable mark in the cursor
-COMPACT_TICKS = 4
+COMPACT_S = 1.0  # between rounds that found nothing to free
 IDLE_TICKS = 40  # an empty queue untouched for this long gives up its grown segment
 VISITS_PER_ROUND = 64  # queues opened for a chore, so that those in use are not kept waiting
-SEGMENTS_PER_STEP = 4  # unlinked in one go: what a disk does in a few tens of milliseconds
+STEP_BYTES = 16 << 20  # unlinked in one go, by whole segments
+# An unlink keeps the syncs of puts waiting for some milliseconds (64 MiB: about 10).  Paced like
+# this that happens to less than one put in a hundred, and no consumer gets ahead of it.
+FREED_BYTES_PER_S = 512 << 20
 
 
 class Chores:
@@ -56,29 +59,36 @@ class Chores:
 
     async def run(self) -> None:
         """Do the chores until cancelled.  Raises StorageFailed."""
-        for name, facts in self._pool.resting.items():
-            self._visit_later(name, facts)
+        self.note_leftovers()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tick)
+            nursery.start_soon(self._compact_regularly)
             if self._interval:
                 nursery.start_soon(self._sync_regularly)
 
-    async def compact(self, handle: Handle) -> None:
-        """Free what one queue has consumed, a few segments at a time; it stays in use meanwhile.
+    def note_leftovers(self) -> None:
+        """After a start: note the queues that a crash or their retention left something to do."""
+        for name, facts in self._pool.resting.items():
+            self._visit_later(name, facts)
 
-        Raises StorageFailed.
+    async def compact(self, handle: Handle) -> bool:
+        """Free some of what one queue has consumed; it stays in use meanwhile.
+
+        Whether there may be more to free.  Raises StorageFailed.
         """
-        while not handle.away:
-            queue = handle.queue
-            before = self._goes_before(Resting.of(queue))
-            if queue.cursor.durable.consumed + 1 < before:
-                await self._committer.commit(handle)
-            if not before or handle.away:
-                return
-            removal = queue.release(before, SEGMENTS_PER_STEP)
-            if not removal.paths:
-                return
+        if handle.away:
+            return False
+        queue = handle.queue
+        before = self._goes_before(Resting.of(queue))
+        if queue.cursor.durable.consumed + 1 < before:
+            await self._committer.commit(handle)
+        if not before or handle.away:
+            return False
+        removal = queue.release(before, STEP_BYTES)
+        if removal.paths:
             await trio.to_thread.run_sync(removal.run)
+            await trio.sleep(removal.size / FREED_BYTES_PER_S)
+        return removal.paths != []
 
     def usage(self, name: bytes) -> Usage:
         """What the segments of an existing queue take on disk."""
@@ -97,8 +107,6 @@ class Chores:
             self._pool.tick += 1
             if self._always:
                 self._note_quiet()
-            if self._pool.tick % COMPACT_TICKS == 0:
-                await self.compact_all()
 
     def _note_quiet(self) -> None:
         """Have queues that fell quiet note how far they are durable."""
@@ -107,13 +115,23 @@ class Chores:
             if quiet and not handle.away and handle.queue.checkpoint():
                 self._committer.request(handle)
 
-    async def compact_all(self) -> None:
-        """One round over the queues that are not idle, or that have something due."""
+    async def _compact_regularly(self) -> None:
+        while True:
+            if not await self.compact_all():
+                await trio.sleep(COMPACT_S)
+
+    async def compact_all(self) -> bool:
+        """One round over the queues that are not idle, or that have something due; whether the
+        next one will find more to free."""
         await self._visit_due()
+        more = False
         for handle in list(self._recent):
-            await self.compact(handle)
-            if handle.closed or self._pool.tick - handle.stored >= IDLE_TICKS:
-                await self._settle(handle)
+            idle = handle.closed or self._pool.tick - handle.stored >= IDLE_TICKS
+            if await self.compact(handle) or (idle and await self._shrink(handle)):
+                more = True
+            elif idle:
+                self._settle(handle)
+        return more
 
     async def _visit_due(self) -> None:
         """Open the queues whose time has come, a few at a time."""
@@ -127,17 +145,21 @@ class Chores:
                 with contextlib.suppress(LogqueueError):  # its users are told
                     self._recent.add(await self._pool.acquire(name))
 
-    async def _settle(self, handle: Handle) -> None:
-        """Leave a queue alone that is idle or closed; an empty one gives up its grown segment."""
-        queue = handle.queue
-        if queue.oversized and not handle.away:
-            with contextlib.suppress(DiskFull, LimitExceeded):
-                await self._pool.hand_over(handle, queue.shrink)
-                await self.compact(handle)
+    async def _shrink(self, handle: Handle) -> bool:
+        """Let an empty queue give up its grown segment; whether it did."""
+        if handle.away or not handle.queue.oversized:
+            return False
+        with contextlib.suppress(DiskFull, LimitExceeded):
+            await self._pool.hand_over(handle, handle.queue.shrink)
+            return True
+        return False
+
+    def _settle(self, handle: Handle) -> None:
+        """Leave a queue alone that is idle or closed, until something is due."""
         self._recent.discard(handle)
-        facts = self._pool.facts(queue.name)
+        facts = self._pool.facts(handle.queue.name)
         if facts is not None:
-            self._visit_later(queue.name, facts)
+            self._visit_later(handle.queue.name, facts)
 
     def _visit_later(self, name: bytes, facts: Resting) -> None:
         """Note when there will be something to do for a queue that nobody uses."""

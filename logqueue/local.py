@@ -101,7 +101,7 @@ class LocalQueues:
         if self._pool.exists(name):
             handle = await self._pool.acquire(name)
             await self._pool.hand_over(handle, handle.queue.reset)
-            await self._chores.compact(handle)
+            self._chores.stored(handle)  # what it held is freed soon
 
     async def set_maxqueue(self, name: bytes, maxqueue: int) -> bool:
         handle = await self._pool.acquire(name)

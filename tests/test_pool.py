@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from logqueue.chores import IDLE_TICKS, Chores
+from logqueue.chores import IDLE_TICKS, STEP_BYTES, Chores
 from logqueue.commit import Committer
 from logqueue.config import Config
 from logqueue.errors import Corrupt, LimitExceeded, UsageError
-from logqueue.local import LocalQueues
 from logqueue.pool import Handle, Pool
 from logqueue.storage.disk import MmapDisk
 from logqueue.storage.format import SEGMENT_BYTES_MIN
@@ -68,7 +67,8 @@ class World:
 
     async def round(self, ticks: int = 4) -> None:
         self.pool.tick += ticks
-        await self.chores.compact_all()
+        while await self.chores.compact_all():
+            pass
 
 
 @contextlib.asynccontextmanager
@@ -281,14 +281,12 @@ async def test_what_a_crash_left_behind_is_freed_after_the_start(tmp_path: Path)
         await it.take_all(b"q")
         await it.put(b"other", b"m")
     assert sum(path.stat().st_size for path in segments(tmp_path, b"q")) > 2_000_000
-    async with world(tmp_path) as it, trio.open_nursery() as nursery:
-        nursery.start_soon(it.chores.run)
-        await trio.testing.wait_all_tasks_blocked()
+    async with world(tmp_path) as it:
+        it.chores.note_leftovers()
         await it.round(IDLE_TICKS)
         await it.round(IDLE_TICKS)
         assert sum(path.stat().st_size for path in segments(tmp_path, b"q")) == SEGMENT_BYTES_MIN
         assert b"other" not in it.pool.open
-        nursery.cancel_scope.cancel()
 
 
 async def test_retained_seconds_hold_for_a_queue_that_nobody_uses(tmp_path: Path) -> None:
@@ -317,21 +315,31 @@ async def test_retained_seconds_hold_for_a_queue_that_nobody_uses(tmp_path: Path
 
 
 async def test_a_reset_frees_everything_whatever_is_retained(tmp_path: Path) -> None:
-    config = Config(str(tmp_path), retain_bytes=1 << 40, segment_bytes_max=SEGMENT_BYTES_MIN)
-    options = Options(segment_bytes_max=SEGMENT_BYTES_MIN)
-    async with trio.open_nursery() as nursery:
-        committer = Committer()
-        await nursery.start(committer.run)
-        queues = LocalQueues(Store.open(MmapDisk(), str(tmp_path), options), committer, config)
+    size = SEGMENT_BYTES_MIN
+    async with world(tmp_path, retain_bytes=1 << 40, segment_bytes_max=size) as it:
         for _ in range(30):
-            await queues.put(b"q", bytes(10_000))
-        await queues.reset(b"q")
+            handle = await it.put(b"q", bytes(10_000))
+        await it.pool.hand_over(handle, handle.queue.reset)
+        it.chores.stored(handle)
+        assert it.chores.usage(b"q") == (size, 15 * size, 0)
+        await it.round()
         assert [path.name for path in segments(tmp_path, b"q")] == [segment_name(31)]
-        assert queues.usage(b"q") == (SEGMENT_BYTES_MIN, 0, 0)
-        assert await queues.put(b"q", b"m") == 1
-        assert await queues.get(b"q") == (1, b"m")
-        await queues.close()
-        nursery.cancel_scope.cancel()
+        assert it.chores.usage(b"q") == (size, 0, 0)
+        await it.put(b"q", b"m")
+        assert await it.take_all(b"q") == [b"m"]
+
+
+async def test_freeing_goes_in_steps_and_queues_take_turns(tmp_path: Path) -> None:
+    async with world(tmp_path, segment_bytes_max=STEP_BYTES) as it:
+        for name in names(2):
+            for _ in range(40):
+                await it.put(name, bytes(1 << 20))
+            await it.take_all(name)
+        assert await it.chores.compact_all()
+        left = [sum(path.stat().st_size for path in segments(tmp_path, n)) for n in names(2)]
+        assert max(left) - min(left) <= STEP_BYTES
+        await it.round()
+        assert [len(segments(tmp_path, name)) for name in names(2)] == [1, 1]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import argparse
 import os
 import random
 import signal
+import statistics
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -28,8 +29,9 @@ from tools.pipeline import Pipeline, put_request, request
 PAYLOAD_BYTES = 100
 PIPELINED = 32
 CONNECTIONS = 4
-RATE_S = 4.0  # of one measurement of a rate
-PASSES = 3  # of each; the best counts, for others use this machine too
+MESSAGES = 25_600  # of one measurement of a rate
+PASSES = 5  # of each
+IDLE_S = 4.0
 DEEP = "deep"
 
 
@@ -81,30 +83,19 @@ def backlog(directory: Path, count: int) -> None:
     with Daemon(directory, ["--max-queues", "100"]) as daemon:
         if not daemon.data.exists():
             build(daemon.data, count)
-        files = list((daemon.data / "queues" / DEEP).iterdir())
-        report("backlog", sum(path.stat().st_size for path in files) / 1e9, "GB")
-        drop_cache(files)
+        deep = daemon.data / "queues" / DEEP
+        report("backlog", disk_bytes(deep) / 1e9, "GB")
+        drop_cache(deep)
         _start(daemon, "start")
         each(daemon.port, [put_request(DEEP, b"x" * PAYLOAD_BYTES)])
         daemon.stop(signal.SIGKILL)
-        drop_cache(files)
+        drop_cache(deep)
         _start(daemon, "start after kill -9, cold")
-        rates = dict.fromkeys(("put shallow", "put deep", "get shallow", "get deep"), 0.0)
-        for attempt in range(PASSES):
-            for where, queue in (("shallow", f"shallow{attempt}"), ("deep", DEEP)):
-                drop_cache(files)
-                put = [put_request(queue, b"x" * PAYLOAD_BYTES)]
-                rates[f"put {where}"] = max(rates[f"put {where}"], rate(daemon.port, put))
-                get = [request(queue, "get")]
-                rates[f"get {where}"] = max(rates[f"get {where}"], rate(daemon.port, get))
-        for name, found in rates.items():
-            report(name, found, "a second")
-        report("put, deep against shallow", rates["put deep"] / rates["put shallow"], "")
-        report("get, deep and cold against shallow", rates["get deep"] / rates["get shallow"], "")
+        _rates(daemon.port, deep)
         _views(daemon.port, count)
         _memory(daemon)
         daemon.stop()
-        drop_cache(files)
+        drop_cache(deep)
         _start(daemon, "start after a clean stop, cold")
         daemon.stop()
 
@@ -117,7 +108,7 @@ def compaction(directory: Path, count: int) -> None:
         daemon.start()
         size = disk_bytes(daemon.data)
         done = threading.Event()
-        threading.Timer(RATE_S, done.set).start()
+        threading.Timer(IDLE_S, done.set).start()
         idle = latencies(daemon.port, done)
         reset = threading.Thread(target=lambda: each(daemon.port, [request(DEEP, "reset")]))
         deleted = threading.Event()
@@ -136,11 +127,8 @@ def compaction(directory: Path, count: int) -> None:
             for share in (0.5, 0.99, 0.999):
                 quantile = found[min(len(found) - 1, int(len(found) * share))]
                 report(f"put p{share * 100:g} {what} ({len(found)} puts)", quantile * 1e3, "ms")
-        rate(daemon.port, [put_request("used", b"x" * PAYLOAD_BYTES)])
-        while (
-            body := each(daemon.port, [request("used", "get")] * PIPELINED)[-1]
-        ) != b"HTTPSQS_GET_END":
-            assert body
+        for asked in (put_request("used", b"x" * PAYLOAD_BYTES), request("used", "get")):
+            rate(daemon.port, asked)
         time.sleep(60)
         report("a used queue after a minute", disk_bytes(daemon.data / "queues/used") / 1024, "KiB")
         daemon.stop()
@@ -166,19 +154,17 @@ def each(port: int, requests: list[bytes]) -> list[bytes]:
     return bodies
 
 
-def rate(port: int, requests: list[bytes]) -> float:
-    """Answers a second over a few pipelined connections."""
-    counts = [0] * CONNECTIONS
-    end = time.perf_counter() + RATE_S
+def rate(port: int, asked: bytes) -> float:
+    """Answers a second over a few pipelined connections, which are none of an empty queue."""
 
-    def load(number: int) -> None:
+    def load(_: int) -> None:
         with Pipeline(port) as connection:
-            while time.perf_counter() < end:
-                counts[number] += len(connection.ask(requests * PIPELINED))
+            for _ in range(MESSAGES // CONNECTIONS // PIPELINED):
+                assert b"HTTPSQS_GET_END" not in connection.ask([asked] * PIPELINED)
 
     began = time.perf_counter()
     _together(load, CONNECTIONS)
-    return sum(counts) / (time.perf_counter() - began)
+    return MESSAGES / (time.perf_counter() - began)
 
 
 def latencies(port: int, done: threading.Event) -> list[float]:
@@ -193,10 +179,13 @@ def latencies(port: int, done: threading.Event) -> list[float]:
     return sorted(found)
 
 
-def drop_cache(paths: Sequence[Path]) -> None:
-    """Make the next reads of these files the disk's."""
-    for path in paths:
-        descriptor = os.open(path, os.O_RDONLY)
+def drop_cache(directory: Path) -> None:
+    """Make the next reads of the files in a directory the disk's."""
+    for path in directory.iterdir():
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:  # compaction
+            continue
         os.fsync(descriptor)
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(descriptor)
@@ -228,6 +217,26 @@ def _memory(daemon: Daemon) -> None:
     anonymous = next(line for line in status.splitlines() if line.startswith("RssAnon"))
     report("  RssAnon", int(anonymous.split()[1]) / 1024, "MiB")
     report("  descriptors", len(os.listdir(f"/proc/{daemon.pid}/fd")), "")
+
+
+def _rates(port: int, deep: Path) -> None:
+    """Rates of the deep queue against those of one that holds only what was put just now.
+
+    They take turns, because other processes use this machine too; the middle ratio counts.
+    """
+    found: dict[str, list[float]] = {}
+    for attempt in range(PASSES):
+        for where, queue in (("shallow", f"shallow{attempt}"), ("deep", DEEP)):
+            drop_cache(deep)
+            put, get = put_request(queue, b"x" * PAYLOAD_BYTES), request(queue, "get")
+            found.setdefault(f"put {where}", []).append(rate(port, put))
+            found.setdefault(f"get {where}", []).append(rate(port, get))
+    for name, values in found.items():
+        report(f"{name}, best", max(values), "a second")
+    for what in ("put", "get"):
+        pairs = zip(found[f"{what} deep"], found[f"{what} shallow"], strict=True)
+        ratio = statistics.median(deep_rate / shallow for deep_rate, shallow in pairs)
+        report(f"{what}, deep against shallow", ratio, "")
 
 
 def _views(port: int, count: int) -> None:

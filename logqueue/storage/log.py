@@ -244,20 +244,21 @@ class Log:
             size = min(self.active.header.size * 2, self._segment_bytes_max)
             self._spare = self._disk.create(os.path.join(self._directory, SPARE), size)
 
-    def detach_before(self, sequence: int, segments_max: int | None = None) -> Removal:
-        """Let go of sealed segments whose records are all below `sequence`, oldest first, at most
-        `segments_max` of them; nobody reads them any more.
+    def detach_before(self, sequence: int, bytes_enough: int | None = None) -> Removal:
+        """Let go of sealed segments whose records are all below `sequence`, oldest first, until
+        they have `bytes_enough`; nobody reads them any more.
 
         The caller has made the checkpoint durable first, and runs the removal.
         """
-        count = 0
-        while count < len(self.sealed) and count != segments_max:
-            if self.sealed[count].ended.last >= sequence:
+        count = size = 0
+        while count < len(self.sealed) and self.sealed[count].ended.last < sequence:
+            if bytes_enough is not None and size >= bytes_enough:
                 break
+            size += self.sealed[count].size
             count += 1
         gone, self.sealed[:count] = self.sealed[:count], []
         paths = [self._path(each.ended.base) for each in gone]
-        return Removal(self._disk, self._directory, paths, sum(each.size for each in gone))
+        return Removal(self._disk, self._directory, paths, size)
 
     def move(self, directory: str) -> None:
         """The queue's directory has been renamed, with the log open."""

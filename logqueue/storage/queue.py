@@ -570,14 +570,14 @@ class Queue:
         removal.run()
         return removal.size
 
-    def release(self, before: int, segments_max: int | None = None) -> Removal:
-        """Let go of consumed sealed segments below `before`, the oldest `segments_max` of them.
+    def release(self, before: int, bytes_enough: int | None = None) -> Removal:
+        """Let go of consumed sealed segments below `before`, of the oldest with `bytes_enough`.
 
         Only below the durable checkpoint: what a crash brings back must never be a record whose
         segment is gone.  Does not block; the removal does.
         """
         durable = self.cursor.durable.consumed
-        return self.log.detach_before(min(before, durable + 1), segments_max)
+        return self.log.detach_before(min(before, durable + 1), bytes_enough)
 
     @property
     def oversized(self) -> bool:
