@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from logqueue.storage.disk import MmapDisk
-from logqueue.storage.layout import META, QUEUES
+from logqueue.storage.layout import META, QUEUES, SPARE
 from logqueue.storage.queue import Options, Queue
 from logqueue.storage.recovery import inspect
 from tests.daemon import Daemon, running
@@ -147,10 +147,12 @@ def test_the_reserve_is_kept(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- failing system calls
 
 
-def failing(call: str, error: str, nth: int) -> list[str]:
-    """A command under which the nth `call` of each thread fails, and all that follow."""
+def failing(call: str, error: str, nth: int, path: Path | None = None) -> list[str]:
+    """A command under which the nth `call` of each thread fails, and all that follow; only those
+    on `path`, if given."""
     return [
         *("strace", "-D", "-f", "-qq", "--seccomp-bpf", "-o", "/dev/null"),
+        *(() if path is None else ("-P", str(path))),
         *("-e", f"trace={call}", "-e", f"inject={call}:error={error}:when={nth}+"),
     ]
 
@@ -200,16 +202,24 @@ def test_a_failing_disk_ends_the_daemon_and_nothing_acknowledged_is_lost(
 
 @needs_strace
 @pytest.mark.parametrize(
-    ("call", "error", "nth"), [("fallocate", "ENOSPC", 5), ("fallocate", "EDQUOT", 6)]
+    ("call", "error", "nth"),
+    [
+        ("fallocate", "ENOSPC", 5),
+        ("fallocate", "EDQUOT", 4),
+        ("openat", "ENOSPC", 1),
+        ("openat", "EMFILE", 1),
+    ],
 )
-def test_no_space_refuses_and_goes_on(tmp_path: Path, call: str, error: str, nth: int) -> None:
+def test_no_room_refuses_and_goes_on(tmp_path: Path, call: str, error: str, nth: int) -> None:
     torture = Torture(tmp_path, queues=1, producers=2, consumers=1)
     with torture.daemon as daemon:
         daemon.arguments = ["--segment-bytes", "65536"]
-        daemon.prefix = failing(call, error, nth)
+        # Every open file of Python would be hit; the next segment's is the one to try.
+        path = daemon.data / QUEUES / "q0" / SPARE if call == "openat" else None
+        daemon.prefix = failing(call, error, nth, path)
         daemon.start()
         torture.crew.start(daemon.port, Load(pipelined=4, limit=60))
-        assert not daemon.ends_within(0.5)
+        torture.crew.join_producers()
         assert daemon.stop() == 0
         torture.verify(crashed=False)
         assert torture.crew.ledgers["q0"].refused > 0
@@ -224,9 +234,8 @@ def test_an_unreadable_message_stops_its_queue_alone(tmp_path: Path) -> None:
         for queue in ("a", "b"):
             assert daemon.ask(f"name={queue}&opt=put", b"message") == b"HTTPSQS_PUT_OK"
         assert daemon.stop() == 0
-        daemon.prefix = failing("pread64", "EIO", 1)
-        daemon.prefix[-2:] = ["-P", str(daemon.data / QUEUES / "a" / f"{1:020d}.log"),
-                              *daemon.prefix[-2:]]  # fmt: skip
+        path = daemon.data / QUEUES / "a" / f"{1:020d}.log"
+        daemon.prefix = failing("pread64", "EIO", 1, path)
         daemon.start()
         assert daemon.ask("name=a&opt=get") == b"HTTPSQS_ERROR"
         assert daemon.ask("name=b&opt=get") == b"message"

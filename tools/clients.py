@@ -148,21 +148,22 @@ def _size(chance: random.Random) -> int:
 
 def consume(busy: Semaphore, port: int, queue: str, journal: Path, load: Load, drain: bool) -> None:
     """Get messages until the daemon goes away; with `drain`, until the queue is empty."""
+    depth = 2 * load.pipelined  # to keep up with twice as many producers
     request = f"GET /?name={queue}&opt=get HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
     with _Busy(busy) as at_work, journal.open("w", encoding="ascii") as file:
         connection = _Connection(port)
         while True:
-            file.write(f"g {load.pipelined}\n")
+            file.write(f"g {depth}\n")
             file.flush()
             answered = empty = 0
-            for position, body in connection.ask([request] * load.pipelined):
+            for position, body in connection.ask([request] * depth):
                 answered += 1
                 if body == b"HTTPSQS_GET_END":
                     empty += 1
                     file.write("e\n")
                 else:
                     file.write(_receipt(position, body))
-            if answered < load.pipelined or (drain and empty == answered):
+            if answered < depth or (drain and empty == answered):
                 return
             at_work.tell()
             if empty == answered:
@@ -226,6 +227,12 @@ class Crew:
             process.join(TIMEOUT_S + 10)
             assert process.exitcode == 0, f"a client ended with {process.exitcode}"
         self._working.clear()
+
+    def join_producers(self) -> None:
+        """Wait until the producers have put all that their load allows."""
+        for process in self._working[: self.producers]:
+            process.join(TIMEOUT_S)
+            assert process.exitcode == 0, f"a producer ended with {process.exitcode}"
 
     def finish(self, *, crashed: bool) -> None:
         """Wait for the clients, and take their journals in.

@@ -14,7 +14,7 @@ caught: otherwise these cuts prove nothing.
 
 from __future__ import annotations
 
-import argparse
+import math
 import random
 import shutil
 import signal
@@ -27,7 +27,7 @@ from pathlib import Path
 from tools.clients import Load
 from tools.ledger import Broken
 from tools.loopdisk import EXTENTS, PREWRITTEN, LoopDisk, missing
-from tools.torture import ARGUMENTS, Torture, account
+from tools.torture import ARGUMENTS, Torture, account, arguments
 
 DISK_BYTES = 128 << 20
 STORAGE_FAILED = 74  # the daemon may notice before it is killed
@@ -84,12 +84,18 @@ def run(
     rounds: int,
     report: Callable[[str], None],
     features: tuple[str, ...],
+    until: float = math.inf,
 ) -> None:
-    """All cuts on one kind of disk, and the drain; raises Broken."""
+    """All cuts on one kind of disk, or those begun before `until` (monotonic), and the drain.
+
+    Raises Broken.
+    """
     with LoopDisk(directory / "disk", directory / "data", DISK_BYTES, features) as disk:
         cuts = PowerCuts(directory, disk, seed)
         with cuts.torture.daemon:
-            for number in range(1, rounds + 1):
+            number = 0
+            while number < rounds and time.monotonic() < until:
+                number += 1
                 try:
                     cuts.cut()
                 except Broken as broken:
@@ -97,7 +103,7 @@ def run(
                 if number % 25 == 0:
                     report(f"{number} cuts, {account(cuts.torture.crew)}")
             cuts.settle()
-    report(f"{rounds} cuts and a drain: {account(cuts.torture.crew)}")
+    report(f"{number} cuts and a drain: {account(cuts.torture.crew)}")
 
 
 def control(directory: Path, seed: int, rounds: int) -> str:
@@ -119,10 +125,7 @@ def control(directory: Path, seed: int, rounds: int) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; 1 when a promise was broken, or when the control was not caught."""
-    parser = argparse.ArgumentParser(prog="python -m tools.powercut")
-    parser.add_argument("--rounds", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 30))
-    given = parser.parse_args(argv)
+    given = arguments("python -m tools.powercut", argv)
     if why := missing():
         print(f"powercut: {why}", file=sys.stderr)
         return 2
@@ -134,10 +137,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"seed {given.seed}", flush=True)
     directory = Path(tempfile.mkdtemp(prefix="logqueue-powercut-"))
     try:
-        for name, features in (("extents", EXTENTS), ("pre-written", PREWRITTEN)):
+        for half, name, features in ((1, "extents", EXTENTS), (2, "pre-written", PREWRITTEN)):
             report(f"on ext4, {name}:")
             (directory / name).mkdir()
-            run(directory / name, given.seed, given.rounds // 2, report, features)
+            until = began + given.minutes * 60 * half / 2
+            run(directory / name, given.seed, given.rounds // 2, report, features, until)
         (directory / "control").mkdir()
         report(f"control, caught: {control(directory / 'control', given.seed, 10)}")
     except Broken as broken:

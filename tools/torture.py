@@ -151,10 +151,17 @@ def run(
     seed: int,
     rounds: int,
     report: Callable[[str], None],
+    *,
     round_s: float = ROUND_S,
+    until: float = math.inf,
 ) -> None:
-    """All rounds and the drain; raises Broken, naming the round."""
-    for number in range(1, rounds + 1):
+    """All rounds, or those begun before `until` (monotonic), and the drain.
+
+    Raises Broken, naming the round.
+    """
+    number = 0
+    while number < rounds and time.monotonic() < until:
+        number += 1
         planned = plan(seed, number, round_s)
         try:
             torture.round(planned)
@@ -163,7 +170,7 @@ def run(
         if number % 25 == 0:
             report(f"{number} rounds, {account(torture.crew)}")
     torture.drain()
-    report(f"{rounds} rounds ({torture.ends}) and a drain: {account(torture.crew)}")
+    report(f"{number} rounds ({torture.ends}) and a drain: {account(torture.crew)}")
     if any(ledger.refused for ledger in torture.crew.ledgers.values()):
         raise Broken("requests were refused although nothing was in the way")
 
@@ -179,12 +186,20 @@ def account(crew: Crew) -> str:
     )
 
 
+def arguments(program: str, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options of a long run; SIGTERM ends it like Ctrl-C from now on, leaving nothing."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    parser = argparse.ArgumentParser(prog=program)
+    parser.add_argument("--rounds", type=int, default=1000)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no round later")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 30))
+    return parser.parse_args(argv)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; 1 when a promise was broken."""
-    parser = argparse.ArgumentParser(prog="python -m tools.torture")
-    parser.add_argument("--rounds", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 30))
-    given = parser.parse_args(argv)
+    given = arguments("python -m tools.torture", argv)
     began = time.monotonic()
 
     def report(line: str) -> None:
@@ -193,7 +208,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"seed {given.seed}", flush=True)
     directory = Path(tempfile.mkdtemp(prefix="logqueue-torture-"))
     try:
-        run(Torture(directory), given.seed, given.rounds, report)
+        torture = Torture(directory)
+        with torture.daemon:
+            until = began + given.minutes * 60
+            run(torture, given.seed, given.rounds, report, until=until)
     except Broken as broken:
         print(f"BROKEN: {broken}\nThe evidence is in {directory}", file=sys.stderr)
         return 1
