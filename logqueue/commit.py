@@ -126,7 +126,7 @@ class Committer:
             group.running = True
             self._jobs.put((group, sync))
 
-    def _done(self, group: Group, sync: Sync, failure: StorageFailed | None) -> None:
+    def _done(self, group: Group, sync: Sync, failure: BaseException | None) -> None:
         """A sync has ended; runs on the event loop."""
         try:
             if failure is not None:
@@ -168,7 +168,7 @@ class Committer:
             failure = None
             try:
                 sync.run()
-            except StorageFailed as error:
+            except BaseException as error:  # our bug, if it is no StorageFailed: it ends the loop
                 failure = error
             try:
                 self._token.run_sync_soon(self._done, group, sync, failure)

@@ -86,7 +86,8 @@ class LocalQueues:
         if lookup is None:
             return None
         frame = await trio.to_thread.run_sync(lookup.run)
-        handle.queue.log.learn(lookup)
+        if not handle.away:
+            handle.queue.log.learn(lookup)
         return frame.payload if frame else None
 
     async def status(self, name: bytes) -> Status:
@@ -158,7 +159,8 @@ class LocalQueues:
             handle.fetched = trio.Event()
             try:
                 await trio.to_thread.run_sync(fetch.run)
-                handle.queue.install(fetch)
+                if not handle.away:  # else a worker owns the queue, and the next get fetches again
+                    handle.queue.install(fetch)
             finally:
                 handle.fetched.set()
                 handle.fetched = None

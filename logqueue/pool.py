@@ -19,7 +19,7 @@ from typing import ParamSpec, TypeVar
 import trio
 
 from logqueue.commit import Committer, Group
-from logqueue.errors import Corrupt, DiskFull, LimitExceeded, LogqueueError
+from logqueue.errors import Corrupt, DiskFull, LimitExceeded, LogqueueError, StorageFailed
 from logqueue.storage.queue import Queue
 from logqueue.storage.store import Resting, Store
 
@@ -64,6 +64,7 @@ class Pool:
         self._slots = open_max  # queues that may be opened without closing another
         self._creating = 0
         self._opening: dict[bytes, trio.Event] = {}
+        self._closing = False
         self._waiting_for_slot = trio.lowlevel.ParkingLot()
 
     def __len__(self) -> int:
@@ -95,6 +96,8 @@ class Pool:
                 raise self.damaged[name]
             elif name in self._opening:
                 await self._opening[name].wait()
+            elif self._closing:  # the directory may be somebody else's already
+                raise trio.ClosedResourceError("the store is closed")
             else:
                 await self._open(name)
 
@@ -109,6 +112,11 @@ class Pool:
         try:
             await self._committer.settle(handle)
             return await trio.to_thread.run_sync(partial(work, *args, **kwargs))
+        except StorageFailed:
+            # It stays away: whoever waits for it must not store and sync again, because the
+            # kernel would say that all is well (A4 in storage/disk.py).
+            handle.closed = True
+            raise
         finally:
             handle.away = handle.closed
             changed, handle.changed = handle.changed, trio.Event()
@@ -129,7 +137,13 @@ class Pool:
                 nursery.start_soon(self._inspect, batches)
 
     async def close(self) -> None:
-        """Sync and close every queue, then release the directory.  Raises StorageFailed."""
+        """Sync and close every queue, then release the directory.  Raises StorageFailed.
+
+        No queue is opened any more: who asks for one gets trio.ClosedResourceError.
+        """
+        self._closing = True
+        while self._opening:
+            await next(iter(self._opening.values())).wait()
         limiter = trio.CapacityLimiter(CLOSERS)
 
         async def close_one(name: bytes) -> None:

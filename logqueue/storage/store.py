@@ -163,9 +163,15 @@ class Store:
         self._lock.release()
 
     def _name_of(self, directory: str) -> bytes:
-        if not directory.startswith("~"):
-            return b"" if directory == "%" else unquote_to_bytes(directory)
-        path = os.path.join(self._queues, directory, META)
+        path = os.path.join(self._queues, directory)
+        name = b"" if directory == "%" else unquote_to_bytes(directory)
+        if directory.startswith("~"):
+            name = self._stored_name(os.path.join(path, META))
+        if directory_name(name) != directory:
+            raise Corrupt(path, 0, "not the directory of a queue, is left alone")
+        return name
+
+    def _stored_name(self, path: str) -> bytes:
         try:
             extent = self._disk.open(path)
         except FileNotFoundError:
