@@ -12,6 +12,7 @@ from typing import Literal
 
 PAGE = 4096
 SECTOR = 512
+WORD = 8
 
 Mood = Literal["none", "all", "all but one", "only one", "mixed"]  # which pages were written back
 Version = tuple[bytes, int, int]  # a page, and the range of it that the last store changed
@@ -78,21 +79,31 @@ class File:
 def _pick(random: Random, versions: list[Version]) -> bytes:
     first = random.randrange(len(versions))
     page = versions[first][0]
-    chance = random.random()
-    if chance < 0.2:  # torn between two versions, sector by sector
-        other = versions[random.randrange(first, len(versions))][0]
+    if random.random() < 0.2:  # the last write-back was torn, sector by sector
+        other = _seen(random, versions, random.randrange(first, len(versions)))
         return b"".join(
             (page if random.random() < 0.5 else other)[at : at + SECTOR]
             for at in range(0, len(page), SECTOR)
         )
-    if chance < 0.3 and first + 1 < len(versions):  # caught in the middle of a store
-        newer, start, end = versions[first + 1]
-        return page[:start] + partial(random, page[start:end], newer[start:end]) + page[end:]
-    return page
+    return _seen(random, versions, first)
+
+
+def _seen(random: Random, versions: list[Version], at: int) -> bytes:
+    """A version as the disk saw it: now and then in the middle of the next store."""
+    page = versions[at][0]
+    if at + 1 == len(versions) or random.random() < 0.9:
+        return page
+    newer, start, end = versions[at + 1]
+    return page[:start] + partial(random, page[start:end], newer[start:end]) + page[end:]
 
 
 def partial(random: Random, old: bytes, new: bytes) -> bytes:
-    """A store of `new` over `old` that has come half way, from either end or from both."""
+    """A store of `new` over `old` that has come half way, from either end or from both.
+
+    One machine word is stored at once.
+    """
+    if len(new) == WORD:
+        return random.choice((old, new))
     cut, other = sorted((random.randrange(len(new) + 1), random.randrange(len(new) + 1)))
     match random.randrange(3):
         case 0:

@@ -22,7 +22,13 @@ class Workload(World):
     def step(self) -> None:
         """One random step."""
         behind = self.ledger.put - self.ledger.got > BACKLOG
-        self.do(self.random.choice(_CONSUMING if behind else _STEPS))
+        steps = _PUTTING if self._tearing else _STEPS
+        self.do(self.random.choice(_CONSUMING if behind else steps))
+
+    @property
+    def _tearing(self) -> bool:
+        """Whether this world is one for tears upon tears: puts mostly, over many pages."""
+        return self.seed % 2 == 0
 
     def do(self, step: str) -> None:
         """The step of this name."""
@@ -34,12 +40,18 @@ class Workload(World):
         self._put(self.random.randint(*self.random.choice(sizes)))
 
     def put_some(self) -> None:
-        """Put several of nearly one size, so that what is dropped and what is put next align."""
-        for _ in range(self.random.randint(2, 6)):
+        """Put a few of nearly one size, so that what is dropped and what is put next align."""
+        for _ in range(self.random.randint(1, 6)):
             self._put(self._usual())
 
-    def _usual(self) -> int:
-        return 200 if self.random.random() < 0.7 else self.random.randint(0, 1500)
+    def put_one(self) -> None:
+        """Put one of exactly the usual size."""
+        self._put(self._usual(0))
+
+    def _usual(self, odd: float = 0.3) -> int:
+        if self._tearing:
+            return 2000
+        return self.random.randint(0, 1500) if self.random.random() < odd else 200
 
     def _put(self, length: int) -> None:
         ledger, sequence = self.ledger, self.ledger.put + 1
@@ -173,4 +185,5 @@ class Workload(World):
 _OFTEN = "put put put_some get get_some sync"
 _SELDOM = "checkpoint roll prepare compact compact_under_load shrink reset maxqueue restart view"
 _STEPS = f"{_OFTEN} {_OFTEN} {_OFTEN} {'sync_under_load ' * 4} {_SELDOM}".split()
+_PUTTING = ["put_one", "put_one", "put_one", "put_some", "sync", "get"]
 _CONSUMING = ["drain", "get_some", "get_some", "compact", "sync_under_load"]

@@ -105,8 +105,9 @@ def chains(seed: int, cuts: int) -> None:
             chain(own, CUTS_PER_WORLD, committed_reads=own % 3 != 0)
 
 
-def every_operation(seed: int, *, committed_reads: bool) -> int:
-    """Crash at every change of the script, and of the recoveries after it; the number of cuts."""
+def every_operation(seed: int, *, committed_reads: bool, stride: int = 1) -> int:
+    """Crash at every change of the script, and at every change of the recoveries from every
+    `stride`th of these crashes; the number of cuts."""
     cuts = 0
     for how in HOWS:
         for at in count(1):
@@ -116,7 +117,8 @@ def every_operation(seed: int, *, committed_reads: bool) -> int:
                     break
                 _prove(world)
                 cuts += 1
-                if how == "before":  # dying after one change is dying before the next
+                # To die after one change is to die before the next.
+                if how == "before" and at % stride == 0:
                     cuts += _every_recovery(seed, at, committed_reads=committed_reads)
     return cuts
 

@@ -30,6 +30,7 @@ class World:
     """
 
     def __init__(self, seed: int, *, committed_reads: bool, segment_bytes_max: int = 0) -> None:
+        self.seed = seed
         self.random = Random(seed)
         self.disk = CrashDisk(Random(seed + 1))
         self.ledger = Ledger()

@@ -32,6 +32,7 @@ SEED = crc32c(b"i" * 16)
 FIRST = Checkpoint(1, 0, 0, 1, 4096, 0, 1, 4096)
 SECTORS = CURSOR_FILE_BYTES // SECTOR
 GARBAGE = b"\xa5" * SECTOR
+FRESH = encode_checkpoint(FIRST, SEED).ljust(SECTOR, b"\0") * SECTORS
 
 
 class PowerCut(Exception):
@@ -39,7 +40,7 @@ class PowerCut(Exception):
 
 
 class SectorFile:
-    """A file whose unsynced sectors a power cut leaves old, new, in between or as garbage.
+    """A file whose unsynced sectors a power cut leaves old, new or in between.
 
     `past[sector]` holds what the sector may read as: its synced content first, then everything
     stored since.  A sync promises what was stored before it began, and nothing else.
@@ -81,10 +82,13 @@ class SectorFile:
         pass
 
     def after_power_cut(self, choices: list[int]) -> bytes:
-        """`choices` picks, sector by sector, what is left of it; an unsynced one may be garbage."""
+        """`choices` picks, sector by sector, what is left of it; a write-back sees at most one
+        sector while something is being stored there."""
         image = b""
-        for past, choice in zip(self.past, choices, strict=True):
-            possible = past if len(past) == 1 else [*past, GARBAGE]
+        seen_half_stored = sum(choices) % SECTORS
+        for sector, (past, choice) in enumerate(zip(self.past, choices, strict=True)):
+            whole = [each for each in past if each[:8] != bytes(8)]
+            possible = past if sector == seen_half_stored or not whole else whole
             image += possible[choice % len(possible)]
         return image
 
@@ -110,8 +114,7 @@ class CursorThroughPowerCuts(RuleBasedStateMachine):
 
     @initialize()
     def create(self) -> None:
-        image = encode_checkpoint(FIRST, SEED).ljust(CURSOR_FILE_BYTES, b"\0")
-        self.file = SectorFile(image)
+        self.file = SectorFile(FRESH)
         self.stored = {FIRST[1:]}  # every state that was ever stored, without its generation
         self.promised = FIRST  # by the last sync that was completed
         self.consumed = 0
@@ -173,6 +176,7 @@ class CursorThroughPowerCuts(RuleBasedStateMachine):
             whole = encode_checkpoint(self.cursor.latest, SEED)
             at = bytes(self.file.buffer).index(whole)
             self.file.write(at + 40, GARBAGE[:32])
+            self.file.write(at, bytes(8))  # C5: the magic comes last
         self.promised = before  # kill -9 loses no move
         self._recover(bytes(self.file.buffer))
 
@@ -183,7 +187,7 @@ class CursorThroughPowerCuts(RuleBasedStateMachine):
         assert state.generation >= self.promised.generation
         assert state.consumed >= self.promised.consumed
         assert state[1:] in self.stored
-        assert read_cursor("", bytes(self.file.buffer), SEED).unreadable == []
+        assert read_cursor("", bytes(self.file.buffer), SEED).damage == []
         self.promised, self.syncing = state, None
         self.consumed = state.consumed
 
@@ -203,7 +207,7 @@ def test_every_short_history_survives_the_worst_cuts() -> None:
     """m: a move, M: as many as a slot has entries, s: begin a sync or finish it.  The worst cuts
     turn all that is dirty into garbage, or undo it."""
     for history in itertools.product("mMs", repeat=7):
-        file = SectorFile(encode_checkpoint(FIRST, SEED).ljust(CURSOR_FILE_BYTES, b"\0"))
+        file = SectorFile(FRESH)
         cursor = Cursor(file, SEED, CursorFile(FIRST, 0, []))
         running = False
         for number, step in enumerate(history, 1):
@@ -268,22 +272,38 @@ def test_a_clean_mark_stands_in_both_slots(tmp_path: Path) -> None:
         damaged[slot * PAGE : (slot + 1) * PAGE] = GARBAGE * CURSOR_ENTRIES
         state = read_cursor("cursor", bytes(damaged), SEED)
         assert (state.checkpoint.flags, state.checkpoint.consumed) == (CURSOR_CLEAN, 3)
-        assert [error.offset for error in state.unreadable] == [
-            slot * PAGE + entry * SECTOR for entry in range(CURSOR_ENTRIES)
+        assert [error.offset for error in state.damage] == [
+            *(slot * PAGE + entry * SECTOR for entry in range(CURSOR_ENTRIES)),
+            slot * PAGE,
         ]
 
 
-def test_a_damaged_newest_entry_gives_the_one_before_and_is_told(tmp_path: Path) -> None:
+def test_a_damaged_entry_refuses_and_never_means_the_one_before(tmp_path: Path) -> None:
+    """The newest entry may be the only one that knows what was answered."""
     path = make(tmp_path)
     at = newest_entry(path)
     flip(path, at + 30)
     state = read_cursor("cursor", path.read_bytes(), SEED)
     assert state.checkpoint.consumed == 2
-    assert [(error.path, error.offset) for error in state.unreadable] == [("cursor", at)]
+    assert [(error.path, error.offset) for error in state.damage] == [("cursor", at)]
+    with pytest.raises(Corrupt, match="the CRC of the cursor entry does not hold") as error:
+        open_cursor(path)
+    assert (error.value.path, error.value.offset) == (str(path), at)
+
+
+def test_an_entry_that_was_being_stored_is_no_damage(tmp_path: Path) -> None:
+    path = make(tmp_path)
+    overwrite(path, newest_entry(path), bytes(8) + GARBAGE[:64])
     cursor = open_cursor(path)
     assert cursor.latest.consumed == 2
     cursor.close(clean=False)
-    assert read_cursor("", path.read_bytes(), SEED).unreadable == []  # cleared
+
+
+def test_a_slot_without_any_entry_is_damage(tmp_path: Path) -> None:
+    path = make(tmp_path)
+    overwrite(path, newest_entry(path) // PAGE * PAGE, bytes(PAGE))
+    with pytest.raises(Corrupt, match="the slot has no entry"):
+        open_cursor(path)
 
 
 def test_no_readable_entry_refuses_and_never_means_zero(tmp_path: Path) -> None:

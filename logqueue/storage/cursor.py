@@ -10,7 +10,11 @@ Invariants:
       can replace it;
   C3  two moves in a row never go to the same entry, so kill -9 in the middle of a store leaves
       the move before it;
-  C4  generations only rise: the valid entry with the highest one is the state.
+  C4  generations only rise: the valid entry with the highest one is the state;
+  C5  every entry is valid from the start; it begins with eight zeros while it is being stored,
+      and its magic comes last.  So what begins otherwise and does not verify, or a slot without
+      any entry, is damage and never the trace of a crash: the queue refuses, because what was
+      damaged may have been the newest state.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from logqueue.storage.format import (
     CURSOR_CLEAN,
     CURSOR_ENTRIES,
     CURSOR_FILE_BYTES,
+    CURSOR_MAGIC,
     CURSOR_SLOTS,
     CURSOR_STATE,
     PAGE,
@@ -40,11 +45,14 @@ from logqueue.storage.layout import CURSOR
 
 
 class CursorFile(NamedTuple):
-    """What a cursor file holds: the state, its slot, and the entries that could not be read."""
+    """What a cursor file holds: the newest valid state, its slot, what is damaged, and how many
+    entries a crash has caught half stored.  Only when nothing is damaged is the state known to be
+    the newest that there was."""
 
     checkpoint: Checkpoint
     slot: int
-    unreadable: list[Corrupt]
+    damage: list[Corrupt]
+    half_stored: int = 0
 
 
 def read_cursor(path: str, data: bytes, queue_seed: int) -> CursorFile:
@@ -52,21 +60,28 @@ def read_cursor(path: str, data: bytes, queue_seed: int) -> CursorFile:
     if len(data) != CURSOR_FILE_BYTES:
         raise Corrupt(path, len(data), f"the cursor file must have {CURSOR_FILE_BYTES} bytes")
     best: tuple[Checkpoint, int] | None = None
-    unreadable = []
+    empty = set(range(CURSOR_SLOTS))
+    damage, half_stored = [], 0
     for offset in range(0, CURSOR_FILE_BYTES, SECTOR):
-        sector = data[offset : offset + SECTOR]
-        if sector.count(0) == SECTOR:
+        if data.startswith(_BEING_STORED, offset):  # C5
+            half_stored += 1
             continue
         try:
+            sector = data[offset : offset + SECTOR]
             checkpoint = decode_checkpoint(path, offset, sector, queue_seed)
         except Corrupt as error:
-            unreadable.append(error)
+            damage.append(error)
             continue
+        empty.discard(offset // PAGE)
         if best is None or checkpoint.generation > best[0].generation:
             best = checkpoint, offset // PAGE
     if best is None:
         raise Corrupt(path, 0, "no cursor entry is readable: what was consumed is not known")
-    return CursorFile(*best, unreadable)
+    damage += [Corrupt(path, slot * PAGE, "the slot has no entry") for slot in empty]
+    return CursorFile(*best, damage, half_stored)
+
+
+_BEING_STORED = bytes(len(CURSOR_MAGIC))
 
 
 class Cursor:
@@ -84,19 +99,24 @@ class Cursor:
         self._flags = 0  # whatever is stored from now on, the queue is not closed cleanly
         self._generation, _, *latest = state.checkpoint
         self._position, self._mark = tuple(latest[:3]), tuple(latest[3:])
-        self._head, self._head_crc = checkpoint_head(self._flags, queue_seed)
+        self._set_head()
 
     @classmethod
     def create(cls, disk: Disk, directory: str, queue_seed: int, first: Checkpoint) -> Cursor:
         """The cursor of a new queue, durable on return but for its name."""
         extent = disk.create(os.path.join(directory, CURSOR), CURSOR_FILE_BYTES)
-        extent.write(0, encode_checkpoint(first, queue_seed))
-        extent.sync()
+        try:
+            entry = encode_checkpoint(first, queue_seed).ljust(SECTOR, b"\0")
+            extent.write(0, entry * (CURSOR_SLOTS * CURSOR_ENTRIES))
+            extent.sync()
+        except BaseException:
+            extent.close()
+            raise
         return cls(extent, queue_seed, CursorFile(first, 0, []))
 
     @classmethod
     def open(cls, disk: Disk, directory: str, queue_seed: int) -> Cursor:
-        """An existing cursor; unreadable entries, which a power cut leaves, are cleared.
+        """An existing cursor; entries that a crash has caught half stored are stored again.
 
         Raises Corrupt, NewerFormat, LimitExceeded, StorageFailed.
         """
@@ -105,9 +125,11 @@ class Cursor:
         try:
             extent.sync()  # C1 starts from what is durable, which a clean entry need not be
             state = read_cursor(path, extent.read(0, extent.size), queue_seed)
+            if state.damage:
+                raise state.damage[0]
             cursor = cls(extent, queue_seed, state)
-            for _ in range(CURSOR_SLOTS if state.unreadable else 0):
-                cursor._clear_working_slot()
+            for _ in range(CURSOR_SLOTS if state.half_stored else 0):
+                cursor._fill_working_slot()
         except BaseException:
             extent.close()
             raise
@@ -141,7 +163,7 @@ class Cursor:
         self._mark = durable, durable_base, durable_offset
         if flags != self._flags:
             self._flags = flags
-            self._head, self._head_crc = checkpoint_head(flags, self._seed)
+            self._set_head()
         self.advance(consumed, base, offset)
 
     def advance(self, consumed: int, base: int, offset: int) -> None:
@@ -155,7 +177,10 @@ class Cursor:
         self._position = consumed, base, offset
         state = CURSOR_STATE.pack(generation, consumed, base, offset, *self._mark)
         crc = CRC.pack(crc32c(state, self._head_crc))
-        self._extent.write(working * PAGE + entry * SECTOR, self._head + crc + state)
+        at, write = working * PAGE + entry * SECTOR, self._extent.write
+        write(at, _BEING_STORED)  # C5
+        write(at + len(CURSOR_MAGIC), self._head + crc + state)
+        write(at, CURSOR_MAGIC)
 
     def begin_sync(self) -> Extent | None:
         """The file to sync so that the latest state is durable; None when it is already."""
@@ -175,7 +200,7 @@ class Cursor:
 
     def close(self, *, clean: bool) -> None:
         """Close the file; when `clean`, leave the state durable in both slots with the clean mark,
-        so that damage to one of them shows and costs nothing."""
+        so that a repair finds it in one of them when the other is damaged."""
         for _ in range(CURSOR_SLOTS if clean else 0):
             self.store(*self.latest[2:], flags=CURSOR_CLEAN)
             self._sync()
@@ -187,7 +212,11 @@ class Cursor:
             extent.sync()
             self.finish_sync()
 
-    def _clear_working_slot(self) -> None:
-        self._extent.write(self._working * PAGE, bytes(PAGE))
-        self.store(*self.latest[2:], flags=self.latest.flags)
+    def _fill_working_slot(self) -> None:
+        for _ in range(CURSOR_ENTRIES):
+            self.store(*self.latest[2:])
         self._sync()
+
+    def _set_head(self) -> None:
+        head, self._head_crc = checkpoint_head(self._flags, self._seed)
+        self._head = head[len(CURSOR_MAGIC) :]

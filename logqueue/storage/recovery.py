@@ -135,7 +135,7 @@ def _read_checkpoint(disk: Disk, report: Report) -> Checkpoint:
             extent.sync()
     finally:
         extent.close()
-    report.notes += [f"{each}; an older entry is used" for each in state.unreadable]
+    report.damage += state.damage
     return state.checkpoint
 
 
