@@ -149,8 +149,8 @@ def run_machine(kill: bool, directory: Path) -> None:
                 self.connection.close()
 
         Machine.TestCase.settings = settings(
-            max_examples=20 if kill else 60,
-            stateful_step_count=15 if kill else 40,
+            max_examples=15 if kill else 40,
+            stateful_step_count=15 if kill else 30,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         )
