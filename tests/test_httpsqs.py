@@ -169,6 +169,14 @@ async def test_errors_of_the_storage_are_answers(operation: bytes, error: Logque
     assert response == Response(b"HTTPSQS_PUT_ERROR" if operation == b"put" else b"HTTPSQS_ERROR")
 
 
+async def test_a_full_disk_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    dialect = Dialect(OneQueue(FULL))
+    for _ in range(100):
+        await dialect.handle(Request(b"GET", b"/?name=q&opt=put&data=x", b"", b"", KEPT))
+    (line,) = caplog.messages
+    assert line.startswith("put of queue b'q': /disk: 1 bytes needed, 0 free")
+
+
 @pytest.mark.parametrize("operation", [*OPERATIONS, b"synctime&num=1"])
 async def test_a_failed_disk_is_no_answer(operation: bytes) -> None:
     failure = StorageFailed("/disk", OSError(5, "Input/output error"))

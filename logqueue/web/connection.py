@@ -37,7 +37,6 @@ LINGER_S = 1.0  # how long a refused client may go on sending, so that it can re
 
 _log = logging.getLogger("logqueue.web")
 
-
 Wait = int | Request | Promise
 Script = Generator[Wait, Response | None, None]
 
@@ -79,7 +78,10 @@ def _bug() -> Refused:
 
 
 class Connection:
-    """One client.  It must send or take something before `deadline`, while it is waited for."""
+    """One client.  It must send or take something before `deadline`, while it is waited for.
+
+    Making one raises OSError when the kernel cannot watch one more socket.
+    """
 
     def __init__(self, client: socket.socket, shared: Shared) -> None:
         self.deadline = shared.now + shared.config.timeout_idle_s
@@ -93,8 +95,8 @@ class Connection:
         self._resume = partial(self._run, self._go_on)
         self._waits: Wait = READABLE
         self._watched = READABLE  # what the poller knows, 0 when it does not look
-        shared.connections.add(self)
         shared.poller.watch(client, self, READABLE)
+        shared.connections.add(self)
         next(self._script)
 
     @property
@@ -192,7 +194,7 @@ class Connection:
             try:
                 closes = yield from self._answer_all()
             except Refused as refused:
-                _log.info("refused: %.200s", refused)
+                _log.debug("refused: %.200s", refused)
                 yield from self._refuse(refused)
                 return
             if self._answers and (rest := self._send_now()):

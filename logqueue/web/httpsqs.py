@@ -10,6 +10,7 @@ from __future__ import annotations
 import hmac
 import logging
 import re
+import time
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -36,6 +37,7 @@ NUMBER_MAX = 1_000_000_000  # of pos and num
 MAXQUEUE_MIN = 10
 QUERY_BYTES_MAX = 256  # of queries that are remembered, and how many of them
 QUERIES_MAX = 1024
+LOG_PAUSE_S = 1.0  # between two lines about what the storage refused
 
 _log = logging.getLogger("logqueue.web")
 
@@ -61,6 +63,7 @@ class Dialect:
     def __init__(self, queues: Queues, password: bytes | None = None) -> None:
         self._queues = queues
         self._password = password
+        self._log_again_at = 0.0
         self._read_again = lru_cache(maxsize=QUERIES_MAX)(self._read)
 
     def handle_nowait(self, request: Request) -> Response | None:
@@ -84,7 +87,7 @@ class Dialect:
         except trio.WouldBlock:
             pass
         except LogqueueError as error:
-            return Response(_failure(operation, name, error), None, content_type)
+            return Response(self._failure(operation, name, error), None, content_type)
         return None
 
     async def handle(self, request: Request) -> Response:
@@ -108,7 +111,15 @@ class Dialect:
                 return _get_answer(await self._queues.get(name), None, content_type)
             return Response(await self._administer(operation, name, given), None, content_type)
         except LogqueueError as error:
-            return Response(_failure(operation, name, error), None, content_type)
+            return Response(self._failure(operation, name, error), None, content_type)
+
+    def _failure(self, operation: bytes, name: bytes, error: LogqueueError) -> bytes:
+        """The answer when the storage refused; a full disk refuses thousands of puts a second."""
+        now = time.monotonic()
+        if now >= self._log_again_at:
+            self._log_again_at = now + LOG_PAUSE_S
+            _log.error("%s of queue %r: %s", operation.decode(), name, error)
+        return b"HTTPSQS_PUT_ERROR" if operation == b"put" else b"HTTPSQS_ERROR"
 
     def _read(self, query: bytes) -> Call:
         given = parameters(query)
@@ -172,11 +183,6 @@ def _get_answer(
         return Response(b"HTTPSQS_GET_END", None, content_type)
     position, message = found
     return Response(message, position, content_type, promise)
-
-
-def _failure(operation: bytes, name: bytes, error: LogqueueError) -> bytes:
-    _log.error("%s of queue %r: %s", operation.decode(), name, error)
-    return b"HTTPSQS_PUT_ERROR" if operation == b"put" else b"HTTPSQS_ERROR"
 
 
 def _short_message(request: Request, data: bytes | None) -> bytes | None:

@@ -136,12 +136,15 @@ async def _accept(listener: socket.socket, shared: Shared) -> None:
 def _admit(client: socket.socket, shared: Shared) -> None:
     client.setblocking(False)
     if len(shared.connections) < shared.config.connections_max:
-        Connection(client, shared)
+        try:
+            Connection(client, shared)
+        except OSError:
+            client.close()
+            raise
         return
     refused = Refused(503, "too many connections", explained=True)
-    with contextlib.suppress(OSError):  # it may have hung up already
+    with client, contextlib.suppress(OSError):  # it may have hung up already
         client.send(answer.refusal(refused, shared.date_line))
-    client.close()
 
 
 async def _reap(shared: Shared) -> None:
