@@ -155,9 +155,6 @@ class Connection:
             shared.nursery.start_soon(self._handle, waits)
         elif not isinstance(waits, int):
             waits(self._resume)
-        elif self._watched:
-            shared.poller.change(self._socket, waits)
-            self._watched = waits
         else:
             shared.poller.watch(self._socket, self, waits)
             self._watched = waits

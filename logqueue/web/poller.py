@@ -41,14 +41,13 @@ class Poller:
         self._epoll.close()
 
     def watch(self, client: socket.socket, watched: Watched, events: int) -> None:
-        """Start watching a socket for READABLE or WRITABLE."""
+        """Watch a socket for READABLE or WRITABLE, instead of what it was watched for before."""
         descriptor = client.fileno()
-        self._epoll.register(descriptor, events)
-        self._watched[descriptor] = watched
-
-    def change(self, client: socket.socket, events: int) -> None:
-        """Watch for something else."""
-        self._epoll.modify(client.fileno(), events)
+        if descriptor in self._watched:
+            self._epoll.modify(descriptor, events)
+        else:
+            self._epoll.register(descriptor, events)
+            self._watched[descriptor] = watched
 
     def forget(self, client: socket.socket) -> None:
         """Stop watching.  To be called before the socket is closed: the number is used again."""
