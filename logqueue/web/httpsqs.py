@@ -193,7 +193,10 @@ def _short_message(request: Request, data: bytes | None) -> bytes | None:
     """
     body = request.body
     if not body:
-        return None if data is None or len(data) > DECODE_BYTES_MAX else decode(decode(data))
+        if data is None or len(data) > DECODE_BYTES_MAX:
+            return None
+        once = decode(data)
+        return once if once is data else decode(once)
     if request.content_type and _octets.match(request.content_type):
         return body
     return None if len(body) > DECODE_BYTES_MAX else decode(body)
