@@ -39,6 +39,8 @@ class Config:
     queues_max: int = 10_000  # 48 KiB of disk each: a stranger's loop over names stops at 0.5 GB
     queues_open_max: int = 1000  # 4 descriptors and 2 maps each; the kernel gives 65,530 maps
 
+    long_polls_max: int = 10_000  # parked at once: as many as connections
+
     # HTTP: what one client may make the daemon hold, and for how long.
     timeout_idle_s: float = 60.0  # HTTPSQS's default for -t
     receive_rate_min: int = KIB  # bytes/s; a request may take timeout_idle_s and its size over this

@@ -27,7 +27,7 @@ from logqueue.commit import Committer
 from logqueue.config import Config
 from logqueue.detach import detached
 from logqueue.errors import Corrupt, LogqueueError, StorageFailed, UsageError
-from logqueue.local import LocalQueues
+from logqueue.messages import LocalMessageQueues
 from logqueue.storage import failpoint
 from logqueue.storage.disk import MmapDisk
 from logqueue.storage.queue import Options
@@ -153,7 +153,7 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _queues(config: Config) -> AsyncIterator[LocalQueues]:
+async def _queues(config: Config) -> AsyncIterator[LocalMessageQueues]:
     """The open data directory; closed cleanly unless the storage has failed."""
     options = Options(
         committed_reads=config.durability == "always",
@@ -164,7 +164,7 @@ async def _queues(config: Config) -> AsyncIterator[LocalQueues]:
     async with trio.open_nursery() as nursery:
         committer = Committer()
         await nursery.start(committer.run)
-        queues = LocalQueues(store, committer, config)
+        queues = LocalMessageQueues(store, committer, config)
         yield queues
         await queues.close()
         nursery.cancel_scope.cancel()

@@ -9,8 +9,11 @@ import trio
 from logqueue.chores import Chores
 from logqueue.commit import Committer
 from logqueue.config import Config
+from logqueue.lines import Lines
 from logqueue.pool import Handle, Pool
 from logqueue.storage.compactor import Usage
+from logqueue.storage.delivery import NoRoom
+from logqueue.storage.headers import body_of
 from logqueue.storage.queue import NEVER_WRITTEN, Queue
 from logqueue.storage.reader import Cold, Fetch
 from logqueue.storage.store import Store
@@ -32,6 +35,7 @@ class LocalQueues:
         )
         self._chores = Chores(self._pool, committer, config)
         self._open = self._pool.open
+        self._lines = Lines(config.long_polls_max)
 
     # ------------------------------------------------------------ the port
 
@@ -41,10 +45,18 @@ class LocalQueues:
             handle = await self._make_room(name, len(payload))
         position = handle.queue.put(payload)
         if position is not None:
+            if self._lines:
+                self._arrived(handle)
             await self._stored(handle)
         return position
 
-    async def get(self, name: bytes) -> tuple[int, bytes] | None:
+    async def get(self, name: bytes, wait_s: float = 0.0) -> tuple[int, bytes] | None:
+        if wait_s <= 0:
+            return await self._get(name)
+        deadline = trio.current_time() + wait_s
+        return await self._lines.wait(name, deadline, partial(self._get, name), patient=True)
+
+    async def _get(self, name: bytes) -> tuple[int, bytes] | None:
         handle = self._open.get(name)
         if handle is None or handle.away:
             facts = self._pool.resting.get(name)
@@ -57,6 +69,9 @@ class LocalQueues:
                 break
             except Cold as cold:
                 handle = await self._fetch(handle, cold.fetch)
+                await trio.lowlevel.checkpoint_if_cancelled()
+            except NoRoom as wanted:
+                handle = await self._make_room_to_settle(handle, wanted)
         if got is not None:
             await self._stored(handle)
         return got
@@ -66,7 +81,11 @@ class LocalQueues:
         if handle is None or handle.away or not self._has_room(handle.queue, len(payload)):
             raise trio.WouldBlock
         position = handle.queue.put(payload)
-        return position, None if position is None else self._note(handle)
+        if position is None:
+            return None, None
+        if self._lines:
+            self._arrived(handle)
+        return position, self._note(handle)
 
     def get_nowait(self, name: bytes) -> tuple[tuple[int, bytes] | None, Promise | None]:
         handle = self._open.get(name)
@@ -74,7 +93,7 @@ class LocalQueues:
             raise trio.WouldBlock
         try:
             got = handle.queue.get_nowait()
-        except Cold:
+        except (Cold, NoRoom):
             raise trio.WouldBlock from None
         return got, None if got is None else self._note(handle)
 
@@ -88,7 +107,7 @@ class LocalQueues:
         frame = await trio.to_thread.run_sync(lookup.run)
         if not handle.away:
             handle.queue.log.learn(lookup)
-        return frame.payload if frame else None
+        return body_of(frame) if frame else None
 
     async def status(self, name: bytes) -> Status:
         facts = self._pool.resting.get(name)
@@ -139,6 +158,14 @@ class LocalQueues:
         if self._note(handle):
             await self._committer.commit(handle)
 
+    def _arrived(self, handle: Handle) -> None:
+        """Something was put: wake who waits for it, once it may be served."""
+        wake = partial(self._lines.wake, handle.queue.name)
+        if self._always:  # by itself: whoever put it may be cancelled before it is durable
+            self._committer.when_durable(handle, wake)
+        else:
+            wake()
+
     def _note(self, handle: Handle) -> Promise | None:
         """Something was stored: tell the chores; what the durability mode promises about it."""
         self._chores.stored(handle)
@@ -164,6 +191,13 @@ class LocalQueues:
             finally:
                 handle.fetched.set()
                 handle.fetched = None
+                self._pool.let_go()
+        return await self._pool.acquire(handle.queue.name)
+
+    async def _make_room_to_settle(self, handle: Handle, wanted: NoRoom) -> Handle:
+        """Have room made in the acknowledgement log.  Raises DiskFull, LimitExceeded."""
+        delivery = handle.queue.deliver()
+        await self._pool.hand_over(handle, delivery.make_room, wanted.size)
         return await self._pool.acquire(handle.queue.name)
 
     @staticmethod

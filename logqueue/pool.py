@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import chain
 from typing import ParamSpec, TypeVar
 
 import trio
@@ -123,6 +124,22 @@ class Pool:
             changed.set()
             self._waiting_for_slot.unpark()
 
+    def names(self) -> Iterable[bytes]:
+        """The names of all queues, in no order; damaged ones too."""
+        return chain(self.open, self.resting, self.damaged)
+
+    async def delete(self, handle: Handle) -> None:
+        """Remove a queue and everything in it from the disk, durably.  Raises StorageFailed.
+
+        When cancelled, either nothing was done or all of it.
+        """
+        name = handle.queue.name
+        with trio.CancelScope(shield=True):
+            await self.hand_over(handle, self._store.delete_queue, handle.queue)
+            handle.closed = handle.away = True
+            del self.open[name]
+            self._give_slot()
+
     async def recover(self) -> None:
         """Inspect every queue; the damaged ones are logged, and answer errors from then on.
 
@@ -211,10 +228,13 @@ class Pool:
     async def _take_slot(self) -> None:
         """Wait until one more queue may be open, closing the least recently used one for it.
 
-        Every queue that is opened, comes back or is closed wakes one waiter.
+        Every queue that is opened, comes back, has been read ahead for or is closed wakes one
+        waiter.
         """
         while not self._slots:
-            idle = [each for each in self.open.values() if not each.away]
+            # What is being read ahead for is about to be used: closing it would lose the window,
+            # and queues that contend for the last slots would fetch for ever.
+            idle = [h for h in self.open.values() if not h.away and h.fetched is None]
             if idle:
                 # Damage that was met while running would be forgotten: such queues go last.
                 handle = min(
@@ -224,6 +244,10 @@ class Pool:
             else:
                 await self._waiting_for_slot.park()
         self._slots -= 1
+
+    def let_go(self) -> None:
+        """An open queue may be closed again for another one's sake."""
+        self._waiting_for_slot.unpark()
 
     def _give_slot(self) -> None:
         self._slots += 1

@@ -320,7 +320,7 @@ def test_out_of_attempts_stays_dead_until_it_is_moved(world: World) -> None:
     assert world.delivery.leases.dead() == [1]
     assert world.do(lambda: world.delivery.read(1)).payload == b"1"
     assert world.get() == b"2"
-    world.do(lambda: world.delivery.settle_dead(1))
+    world.do(lambda: world.delivery.settle_dead([1]))
     assert world.queue.positions.unread == 0
     world.reopen(clean=False)
     assert world.queue.consumed == 2

@@ -34,7 +34,7 @@ class OneQueue:
         self.message = payload
         return 1
 
-    async def get(self, name: bytes) -> tuple[int, bytes] | None:
+    async def get(self, name: bytes, wait_s: float = 0.0) -> tuple[int, bytes] | None:
         self._visit(name)
         return None if self.message is None else (1, self.message)
 

@@ -153,6 +153,8 @@ class Delivery:
             return []
         if lease_ms:
             if self.acks is None:
+                if leases.next_ready(self._host.servable) is None:
+                    return []  # a consumer that is early leaves no files behind
                 raise NoRoom(0)
             free = LEASED_MAX - leases.counts[State.LEASED]
             if free <= 0:
@@ -281,13 +283,17 @@ class Delivery:
         self._store(steps)
         return [outcome for _, outcome, _ in judged]
 
-    def settle_dead(self, sequence: int) -> None:
-        """A dead record stands, durably, in the dead-letter queue.  Raises NoRoom."""
-        if self.leases.state(sequence) is State.DEAD:
-            steps = self._steps_for(1)
-            self._settle(sequence)
-            steps.add(Kind.SETTLE, 0, sequence)
-            self._store(steps)
+    def settle_dead(self, sequences: Sequence[int]) -> None:
+        """These, as far as they are still dead, stand durably in the dead-letter queue.
+
+        Raises NoRoom.
+        """
+        steps = self._steps_for(len(sequences))
+        for sequence in sequences:
+            if self.leases.state(sequence) is State.DEAD:
+                self._settle(sequence)
+                steps.add(Kind.SETTLE, 0, sequence)
+        self._store(steps)
 
     def purge(self) -> None:
         """Everything that was written is settled; the queue moves its cursor."""

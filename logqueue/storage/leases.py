@@ -131,6 +131,10 @@ class Leases:
             heappop(timers)
         return timers[0][0] if timers else None
 
+    def next_event(self) -> int | None:
+        """When somebody has to look after the records next: at once, 0, if one is dead."""
+        return 0 if self.counts[State.DEAD] else self.next_due()
+
     def dead(self) -> list[int]:
         """The records that are out of attempts, ascending."""
         if not self.counts[State.DEAD]:

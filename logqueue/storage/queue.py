@@ -409,6 +409,11 @@ class Queue:
         return positions(self._ring, self.log.last, self.consumed, settled_above)
 
     @property
+    def queue_id(self) -> bytes:
+        """The 16 random bytes that no other queue has."""
+        return self._meta.queue_id
+
+    @property
     def options(self) -> Mapping[str, object]:
         """The options in the meta file."""
         return self._meta.options

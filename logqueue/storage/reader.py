@@ -187,14 +187,29 @@ class Lookup:
 
         Raises Corrupt, LimitExceeded.
         """
+        found = self.run_many(1, 0)
+        return found[0] if found else None
+
+    def run_many(self, maximum: int, bytes_max: int) -> list[Frame]:
+        """The record and up to `maximum` - 1 that follow it in its segment, no more than
+        `bytes_max` of payload after the first one; [] when the segment has been removed
+        meanwhile.  Blocks.  Raises Corrupt, LimitExceeded.
+        """
         try:
             with opened(self._disk, self._path, self._end) as reader:
                 index = self._index
                 if index is None:
                     index = self.built = stored_index(reader)
-                return find(reader, index, self._sequence)
+                found = [find(reader, index, self._sequence)]
+                scan = Scan(reader.extent.read, found[0].end, reader.limit, reader.seed)
+                while len(found) < maximum and (frame := next(scan, None)) is not None:
+                    bytes_max -= len(frame.payload)
+                    if bytes_max < 0:
+                        break
+                    found.append(frame)
+                return found
         except FileNotFoundError:
-            return None
+            return []
 
 
 def damage(path: str, bad: BadFrame, sequence: int) -> Corrupt:

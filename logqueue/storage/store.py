@@ -9,6 +9,7 @@ from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from logqueue.errors import Corrupt, LogqueueError, StorageFailed, UsageError
+from logqueue.options import QueueOptions
 from logqueue.storage.disk import Disk, Lock, replace_file
 from logqueue.storage.format import SEGMENT_BYTES_MIN, decode_meta
 from logqueue.storage.layout import (
@@ -38,7 +39,7 @@ class Resting(NamedTuple):
     options: Mapping[str, object]
     unfinished: bool  # opening it would tidy something up
     notes: tuple[str, ...] = ()
-    due_ms: int | None = None  # when the next lease or delay ends
+    due_ms: int | None = None  # when the next lease or delay ends; 0 with a dead record
 
     @classmethod
     def of(cls, queue: Queue) -> Resting:
@@ -51,7 +52,7 @@ class Resting(NamedTuple):
             queue.hidden,
             queue.options,
             queue.oversized,
-            due_ms=None if queue.delivery is None else queue.delivery.leases.next_due(),
+            due_ms=None if queue.delivery is None else queue.delivery.leases.next_event(),
         )
 
     @classmethod
@@ -63,6 +64,8 @@ class Resting(NamedTuple):
         consumed, last = report.consumed, report.next_sequence - 1
         leases = Leases(consumed) if report.acks is None else report.acks.leases
         leases.forget_above(report.tail.last)
+        settings = QueueOptions.loaded(report.meta.options, rings[-1].maxqueue)
+        leases.limit_attempts(settings.max_attempts)
         oversized = consumed == last and size > SEGMENT_BYTES_MIN
         return cls(
             positions(rings[-1], last, consumed, leases.settled_above),
@@ -73,7 +76,7 @@ class Resting(NamedTuple):
             report.meta.options,
             oversized or bool(report.stale or report.unfinished),
             tuple(report.notes),
-            leases.next_due(),
+            leases.next_event(),
         )
 
 
@@ -157,6 +160,19 @@ class Store:
         queue = Queue.create(self._disk, os.path.join(self._queues, directory), name, self._options)
         self._directories.add(directory)
         return queue
+
+    def delete_queue(self, queue: Queue) -> None:
+        """Close a queue and remove it, durably on return.  Blocks.  Raises StorageFailed.
+
+        It loses its name first: a crash on the way leaves what the next start clears away.
+        """
+        directory = directory_name(queue.name)
+        path = os.path.join(self._queues, directory)
+        queue.close(clean=False)
+        self._disk.rename(path, path + TEMPORARY_SUFFIX)
+        self._directories.discard(directory)
+        self._disk.sync_directory(self._queues)
+        self._disk.remove_tree(path + TEMPORARY_SUFFIX)
 
     def close(self) -> None:
         """Release the lock.  The queues must have been closed."""

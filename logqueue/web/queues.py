@@ -40,10 +40,13 @@ class Queues(Protocol):
         written.  When cancelled, the message may or may not be in the queue.
         """
 
-    async def get(self, name: bytes) -> tuple[int, bytes] | None:
-        """Consume the oldest message: (ring position, payload), or None when there is none.
+    async def get(self, name: bytes, wait_s: float = 0.0) -> tuple[int, bytes] | None:
+        """Consume the oldest message: (ring position, payload), or None when there is none, and
+        none came within `wait_s` seconds.  Waits are served in arrival order, long polls of
+        `receive` included.  Raises LimitExceeded when too many are parked.
 
-        When cancelled, the message may be consumed all the same.
+        When cancelled while it waits, nothing was taken; later, the message may be consumed all
+        the same.
         """
 
     def put_nowait(self, name: bytes, payload: bytes) -> tuple[int | None, Promise | None]:
@@ -87,6 +90,7 @@ class State(Enum):
     READY = "ready"
     LEASED = "leased"
     DELAYED = "delayed"  # released with a delay that is not over
+    DEAD = "dead"  # out of attempts, on the way to the dead-letter queue
     CONSUMED = "consumed"
     UNWRITTEN = "unwritten"  # no such message yet
     COMPACTED = "compacted"  # consumed, and gone from the disk

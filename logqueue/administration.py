@@ -1,0 +1,110 @@
+"""Queues as such: create, configure, describe, list, purge, delete."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Mapping
+
+from logqueue.errors import BadOption, NoSuchQueue
+from logqueue.keeper import Keeper
+from logqueue.local import LocalQueues
+from logqueue.options import QueueOptions
+from logqueue.pool import Handle
+from logqueue.storage.queue import Queue
+from logqueue.web.queues import Details
+
+
+class Administration(LocalQueues):
+    """The half of `LocalMessageQueues` that is about a whole queue."""
+
+    _keeper: Keeper
+    _now: Callable[[], int]  # of the leases, in milliseconds
+
+    # ------------------------------------------------------------ queues
+
+    async def create_queue(self, name: bytes, options: QueueOptions) -> bool:
+        _check_dead_letter(name, options)
+        exists = self._pool.exists(name)
+        handle = await self._pool.acquire(name)
+        if exists:
+            if handle.queue.settings != options:
+                raise BadOption("options", "the queue exists with others; change them by PATCH")
+            return False
+        await self._configure(handle, options)
+        return True
+
+    async def update_queue(self, name: bytes, given: Mapping[str, object]) -> Details:
+        handle = await self._existing(name)
+        options = handle.queue.settings.changed(given)
+        _check_dead_letter(name, options)
+        await self._configure(handle, options)
+        return await self.describe_queue(name)
+
+    async def delete_queue(self, name: bytes) -> None:
+        await self._pool.delete(await self._existing(name))
+        self._lines.end(name, NoSuchQueue(name))
+
+    async def describe_queue(self, name: bytes) -> Details:
+        queue = (await self._existing(name)).queue
+        unread = queue.positions.unread
+        leased = delayed = dead = expired = 0
+        if queue.delivery is not None:
+            queue.delivery.leases.expire(self._now())
+            _, leased, delayed, dead = queue.delivery.leases.counts
+            expired = queue.delivery.expired
+        return Details(
+            name,
+            queue.settings,
+            queue.log.first,
+            queue.log.last,
+            queue.consumed,
+            unread - leased - delayed - dead,
+            leased,
+            delayed,
+            dead,
+            expired,
+            self._lines.length(name),
+            sum(self.usage(name)),
+        )
+
+    def list_queues(self, after: bytes | None, limit: int) -> list[bytes]:
+        names = (each for each in self._pool.names() if after is None or each > after)
+        return heapq.nsmallest(limit, names)
+
+    async def purge_queue(self, name: bytes) -> int:
+        handle = await self._existing(name)
+        count = handle.queue.purge()
+        await self._stored(handle)
+        await self._chores.compact(handle)
+        return count
+
+    # ------------------------------------------------------------ inside
+
+    async def _existing(self, name: bytes) -> Handle:
+        if not self._pool.exists(name):
+            raise NoSuchQueue(name)
+        return await self._pool.acquire(name)
+
+    async def _configure(self, handle: Handle, options: QueueOptions) -> None:
+        name = handle.queue.name
+        if not await self._pool.hand_over(handle, handle.queue.configure, options):
+            raise BadOption("max_length", "the positions of the messages in the ring forbid it")
+        self._lines.wake(name)  # it may have been paused
+        if (opened := self._open.get(name)) is not None:
+            self._look_after(opened.queue)
+
+    def _look_after(self, queue: Queue) -> None:
+        """Have the queue visited when something happens to its leases that matters to anybody."""
+        self._keeper.look_after(queue.name, self._next_visit(queue))
+
+    def _next_visit(self, queue: Queue) -> int | None:
+        if queue.delivery is None:
+            return None
+        if queue.settings.dead_letter is None and queue.name not in self._lines:
+            return None
+        return queue.delivery.leases.next_event()
+
+
+def _check_dead_letter(name: bytes, options: QueueOptions) -> None:
+    if options.dead_letter == name:
+        raise BadOption("dead_letter", "a queue cannot be its own dead-letter queue")

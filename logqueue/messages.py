@@ -1,0 +1,298 @@
+"""The v1 operations on the log store: batches, long polls, leases, settings.
+
+`LocalQueues` keeps each mode's promise for single puts and gets; this adds the rest of the port
+`logqueue.web.queues.MessageQueues`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+
+import trio
+
+from logqueue.administration import Administration
+from logqueue.commit import Committer
+from logqueue.config import Config
+from logqueue.deadletters import headstone
+from logqueue.errors import LimitExceeded
+from logqueue.keeper import Keeper
+from logqueue.storage.delivery import Delivered, Delivery, NoRoom
+from logqueue.storage.frame import HEADERS, Frame
+from logqueue.storage.headers import encode_headers, message_of
+from logqueue.storage.leases import Leases
+from logqueue.storage.leases import State as LeaseState
+from logqueue.storage.log import batch_length
+from logqueue.storage.queue import Queue, steady_ms
+from logqueue.storage.reader import Cold
+from logqueue.storage.store import Store
+from logqueue.storage.token import Outcome as TokenOutcome
+from logqueue.storage.token import Tokens
+from logqueue.web.queues import BATCH_BYTES_MAX, Message, Outcome, State, Stored
+
+BURIED_AT_ONCE = 100  # dead messages moved with one commit
+PEEK_BYTES_MAX = 8 << 20
+
+
+@lru_cache(maxsize=256)
+def _typed(content_type: bytes) -> bytes:
+    """The header block of a message that has a Content-Type and nothing else."""
+    return encode_headers(((b"content-type", content_type),))
+
+
+def _ms(seconds: float) -> int:
+    """Whole milliseconds, up: what is not 0 does not become it."""
+    return math.ceil(seconds * 1000)
+
+
+def _hand_out(queue: Queue, maximum: int, lease_s: float | None) -> list[Message]:
+    """Take what is ready.  Raises Cold, NoRoom, Corrupt, LimitExceeded."""
+    if lease_s is None:
+        lease_s = queue.settings.lease_s
+    if lease_s <= 0:
+        state = State.CONSUMED
+        return [_message(queue, each, state) for each in queue.get_batch(maximum, BATCH_BYTES_MAX)]
+    delivery = queue.deliver()
+    make = delivery.tokens.make
+    return [
+        _message(queue, each, State.LEASED, make(each.frame.sequence, each.attempts))
+        for each in delivery.receive(maximum, _ms(lease_s), BATCH_BYTES_MAX)
+    ]
+
+
+def _state(queue: Queue, sequence: int) -> State:
+    """What is the matter with a sequence that is on the disk."""
+    if queue.delivery is None:
+        return State.CONSUMED if sequence <= queue.consumed else State.READY
+    found = queue.delivery.leases.state(sequence)
+    if found is None or sequence <= queue.consumed:
+        return State.CONSUMED
+    return State[found.name]
+
+
+def _message(queue: Queue, given: Delivered | Frame, state: State, lease: str = "") -> Message:
+    frame, attempts = given if isinstance(given, Delivered) else (given, 0)
+    headers, body = message_of(frame)
+    sequence = frame.sequence
+    position = queue.position_of(sequence)
+    return Message(sequence, position, frame.timestamp, body, headers, attempts, lease, state)
+
+
+class LocalMessageQueues(Administration):
+    """All queues of one data directory.  Satisfies `logqueue.web.queues.MessageQueues`."""
+
+    def __init__(
+        self,
+        store: Store,
+        committer: Committer,
+        config: Config,
+        now: Callable[[], int] = steady_ms,
+    ) -> None:
+        super().__init__(store, committer, config)
+        self._now = now
+        self._keeper = Keeper(self._visit, now)
+
+    async def run(self) -> None:
+        for name, facts in self._pool.resting.items():
+            if "dead_letter" in facts.options:
+                self._keeper.look_after(name, facts.due_ms)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(super().run)
+            nursery.start_soon(self._keeper.run)
+
+    # ------------------------------------------------------------ messages
+
+    async def put_batch(
+        self, name: bytes, payloads: Sequence[bytes], content_types: Sequence[bytes] = ()
+    ) -> Stored | None:
+        flags: list[int] = []
+        if content_types:
+            flags = [HEADERS if each else 0 for each in content_types]
+            payloads = [
+                _typed(kind) + body if kind else body
+                for body, kind in zip(payloads, content_types, strict=True)
+            ]
+        length = batch_length(payloads)
+        handle = self._open.get(name)
+        if handle is None or handle.away or not self._has_room(handle.queue, length):
+            handle = await self._make_room(name, length)
+        first = handle.queue.put_batch(payloads, flags)
+        if first is None:
+            return None
+        stored = Stored(first, first + len(payloads) - 1, handle.queue.position_of(first))
+        if self._lines:
+            self._arrived(handle)
+        await self._stored(handle)
+        return stored
+
+    async def receive(
+        self, name: bytes, maximum: int, lease_s: float | None, wait_s: float = 0.0
+    ) -> list[Message]:
+        take = partial(self._take, name, maximum, lease_s)
+        if wait_s <= 0:
+            return await take() or []
+        await self._existing(name)
+        return await self._lines.wait(name, trio.current_time() + wait_s, take) or []
+
+    async def _take(self, name: bytes, maximum: int, lease_s: float | None) -> list[Message] | None:
+        handle = await self._existing(name)
+        while True:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            queue = handle.queue
+            try:
+                messages = _hand_out(queue, maximum, lease_s)
+            except Cold as cold:
+                handle = await self._fetch(handle, cold.fetch)
+                continue
+            except NoRoom as wanted:
+                handle = await self._make_room_to_settle(handle, wanted)
+                continue
+            if messages:
+                self._look_after(queue)
+                await self._stored(handle)
+                return messages
+            if queue.delivery is None or not queue.delivery.ready:
+                self._look_after(queue)
+                return None
+            self._note(handle)  # only messages that were too old: go on behind them
+            await trio.lowlevel.checkpoint()
+            handle = await self._existing(name)
+
+    async def acknowledge(self, name: bytes, tokens: Sequence[str]) -> list[Outcome]:
+        return await self._answer(name, tokens, lambda delivery: delivery.acknowledge(tokens))
+
+    async def extend(self, name: bytes, tokens: Sequence[str], lease_s: float) -> list[Outcome]:
+        lease_ms = _ms(lease_s)
+        return await self._answer(name, tokens, lambda delivery: delivery.extend(tokens, lease_ms))
+
+    async def release(self, name: bytes, leases: Sequence[tuple[str, float]]) -> list[Outcome]:
+        given = [(token, _ms(delay_s)) for token, delay_s in leases]
+        tokens = [token for token, _ in leases]
+        return await self._answer(name, tokens, lambda delivery: delivery.release(given))
+
+    async def peek(self, name: bytes, sequence: int) -> Message | State:
+        found = await self.peek_from(name, sequence, 1)
+        if found and found[0].sequence == sequence:
+            return found[0]
+        servable = (await self._existing(name)).queue.servable
+        return State.COMPACTED if 0 < sequence <= servable else State.UNWRITTEN
+
+    async def peek_from(self, name: bytes, sequence: int, limit: int) -> list[Message]:
+        found: list[Message] = []
+        room = PEEK_BYTES_MAX
+        while len(found) < limit and room > 0:
+            handle = await self._existing(name)
+            queue = handle.queue
+            sequence = max(sequence, queue.log.first)
+            if sequence > queue.servable:
+                break
+            lookup = queue.log.lookup(sequence)
+            if lookup is None:
+                behind = queue.log.after_gap(sequence)
+                if behind is None:
+                    break
+                sequence = behind
+                continue
+            frames = await trio.to_thread.run_sync(lookup.run_many, limit - len(found), room)
+            if not handle.away:
+                queue.log.learn(lookup)
+            if not frames:  # its segment was removed meanwhile
+                continue
+            frames = [each for each in frames if each.sequence <= queue.servable]
+            found += [_message(queue, each, _state(queue, each.sequence)) for each in frames]
+            room -= sum(len(each.payload) for each in frames)
+            sequence = frames[-1].sequence + 1
+        return found
+
+    # ------------------------------------------------------------ inside
+
+    async def _get(self, name: bytes) -> tuple[int, bytes] | None:
+        got = await super()._get(name)
+        if got is None and (handle := self._open.get(name)) is not None:
+            self._look_after(handle.queue)
+        return got
+
+    async def _answer(
+        self,
+        name: bytes,
+        tokens: Sequence[str],
+        answer: Callable[[Delivery], list[TokenOutcome]],
+    ) -> list[Outcome]:
+        handle = await self._existing(name)
+        while True:
+            queue = handle.queue
+            if queue.delivery is None:  # nothing was ever leased
+                nobody, judge = Leases(queue.consumed), Tokens(queue.queue_id).judge
+                return [Outcome(judge(token, nobody)[1].value) for token in tokens]
+            try:
+                outcomes = answer(queue.delivery)
+            except NoRoom as wanted:
+                handle = await self._make_room_to_settle(handle, wanted)
+                continue
+            self._look_after(queue)
+            if queue.delivery.ready:
+                self._lines.wake(name)
+            await self._stored(handle)
+            return [Outcome(each.value) for each in outcomes]
+
+    # ------------------------------------------------------------ by themselves
+
+    async def _visit(self, name: bytes) -> int | None:
+        """Look after a queue: wake who waits, move the dead; when to come again.
+
+        Raises LogqueueError when the dead cannot be moved now.
+        """
+        if not self._pool.exists(name):
+            return None
+        handle = await self._pool.acquire(name)
+        delivery = handle.queue.delivery
+        if delivery is None:
+            return None
+        if delivery.ready:
+            self._lines.wake(name)
+        if delivery.leases.counts[LeaseState.DEAD]:
+            await self._bury(name)
+        return self._next_visit((await self._pool.acquire(name)).queue)
+
+    async def _bury(self, name: bytes) -> None:
+        """Move some dead messages to the dead-letter queue."""
+        handle = await self._existing(name)
+        target, delivery = handle.queue.settings.dead_letter, handle.queue.delivery
+        assert target is not None
+        assert delivery is not None
+        sequences = delivery.leases.dead()[:BURIED_AT_ONCE]
+        now = self._now()
+        payloads = []
+        for sequence in sequences:
+            frame, attempts = await self._read(name, sequence)
+            payloads.append(headstone(name, frame, attempts, now))
+        grave = await self._make_room(target, batch_length(payloads))
+        if grave.queue.put_batch(payloads, [HEADERS] * len(payloads)) is None:
+            length = grave.queue.settings.max_length
+            raise LimitExceeded(f"messages in the dead-letter queue {target!r}", length, length)
+        if self._lines:
+            self._arrived(grave)
+        self._note(grave)
+        await self._committer.commit(grave)
+        await self._settle_dead(name, sequences)
+
+    async def _read(self, name: bytes, sequence: int) -> tuple[Frame, int]:
+        """A dead record, and its attempts."""
+        handle = await self._existing(name)
+        while True:
+            delivery = handle.queue.deliver()
+            try:
+                return delivery.read(sequence), delivery.leases.attempts(sequence)
+            except Cold as cold:
+                handle = await self._fetch(handle, cold.fetch)
+
+    async def _settle_dead(self, name: bytes, sequences: Sequence[int]) -> None:
+        handle = await self._existing(name)
+        while True:
+            try:
+                handle.queue.deliver().settle_dead(sequences)
+                break
+            except NoRoom as wanted:
+                handle = await self._make_room_to_settle(handle, wanted)
+        await self._stored(handle)
