@@ -31,6 +31,7 @@ from tools.torture import ARGUMENTS, Torture, account, arguments
 
 DISK_BYTES = 128 << 20
 STORAGE_FAILED = 74  # the daemon may notice before it is killed
+DRAIN_EVERY = 50  # cuts, before what nobody has consumed yet fills the disk
 CUT_S = 0.8  # the longest load before a cut
 EARLY = 0.1  # of the cuts hit the start: recovery after a recovery
 NO_SYNC = ("strace", "-D", "-f", "-qq", "--seccomp-bpf", "-o", "/dev/null", "-e",
@@ -100,7 +101,8 @@ def run(
                     cuts.cut()
                 except Broken as broken:
                     raise Broken(f"seed {seed}, cut {number}: {broken}") from None
-                if number % 25 == 0:
+                if number % DRAIN_EVERY == 0:
+                    cuts.settle()
                     report(f"{number} cuts, {account(cuts.torture.crew)}")
             cuts.settle()
     report(f"{number} cuts and a drain: {account(cuts.torture.crew)}")
