@@ -94,6 +94,7 @@ def run(
     with LoopDisk(directory / "disk", directory / "data", DISK_BYTES, features) as disk:
         cuts = PowerCuts(directory, disk, seed)
         with cuts.torture.daemon:
+            cuts.torture.prepare()
             number = 0
             while number < rounds and time.monotonic() < until:
                 number += 1
@@ -113,8 +114,7 @@ def control(directory: Path, seed: int, rounds: int) -> str:
     with LoopDisk(directory / "disk", directory / "data", DISK_BYTES) as disk:
         cuts = PowerCuts(directory, disk, seed)
         with cuts.torture.daemon as daemon:
-            daemon.start()  # so that the directory itself is there
-            daemon.stop()
+            cuts.torture.prepare()  # so that the queues themselves are there
             daemon.prefix = list(NO_SYNC)
             try:
                 for _ in range(rounds):

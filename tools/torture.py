@@ -52,6 +52,7 @@ POINTS = {
     "after-sync-directory": 20,
 }
 ROUND_S = 2.5  # the longest wait for the end of a round
+RING_MAX = 1_000_000_000
 STOP_S = 10.0  # what SIGTERM may take
 ARGUMENTS = ("--segment-bytes", str(256 << 10), "-s", "1")  # small: so that rolls are frequent
 
@@ -96,6 +97,14 @@ class Torture:
         self.crew = Crew(directory, [f"q{i}" for i in range(queues)], producers, consumers)
         self.daemon = Daemon(directory)
         self.ends: dict[str, int] = {}
+
+    def prepare(self) -> None:
+        """Make the queues, with rings so large that no position ever comes round again."""
+        self.daemon.start()
+        for queue in self.crew.queues:
+            answer = self.daemon.ask(f"name={queue}&opt=maxqueue&num={RING_MAX}")
+            assert answer == b"HTTPSQS_MAXQUEUE_OK", answer
+        self._expect(self.daemon.stop(), {0})
 
     def round(self, round_: Round) -> None:
         """Start, load, end, verify."""
@@ -159,6 +168,7 @@ def run(
 
     Raises Broken, naming the round.
     """
+    torture.prepare()
     number = 0
     while number < rounds and time.monotonic() < until:
         number += 1
