@@ -110,14 +110,15 @@ def compaction(directory: Path, count: int) -> None:
         done = threading.Event()
         threading.Timer(IDLE_S, done.set).start()
         idle = latencies(daemon.port, done)
-        reset = threading.Thread(target=lambda: each(daemon.port, [request(DEEP, "reset")]))
         deleted = threading.Event()
         busy: list[float] = []
         puts = threading.Thread(target=lambda: busy.extend(latencies(daemon.port, deleted)))
         puts.start()
         began = time.perf_counter()
-        reset.start()
-        reset.join()
+        each(daemon.port, [request(DEEP, "reset")])
+        report("reset answered after", time.perf_counter() - began, "s")
+        while disk_bytes(daemon.data / "queues" / DEEP) > 1 << 20:
+            time.sleep(0.1)
         took = time.perf_counter() - began
         deleted.set()
         puts.join()
