@@ -95,3 +95,20 @@ def test_a_reset_that_a_crash_cut_short_leaves_a_queue_that_works(tmp_path: Path
     queue, _ = Queue.open(DISK, str(copy), OPTIONS)
     assert queue.get() == (2, b"newer")
     queue.close()
+
+
+def test_a_cursor_that_knows_no_place_is_looked_up(tmp_path: Path) -> None:
+    """The meta file says that 2 records are consumed; only the index knows where the third is."""
+    path = str(tmp_path / "q")
+    queue = Queue.create(DISK, path, b"q", OPTIONS)
+    for number in (1, 2, 3, 4):
+        queue.put(b"%d" % number)
+    queue.sync()
+    queue.close()
+    meta_path = os.path.join(path, META)
+    meta = decode_meta(meta_path, Path(meta_path).read_bytes())
+    ring = meta.rings[0]._replace(after=2, base=2)
+    Path(meta_path).write_bytes(encode_meta(meta._replace(rings=(ring,))))
+    queue, _ = Queue.open(DISK, path, OPTIONS)
+    assert taken(queue) == [(1, b"3"), (2, b"4")]
+    queue.close()

@@ -1,0 +1,166 @@
+"""The data directory: every queue, and what stands beside them.  Reads only."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from logqueue.errors import Corrupt, NewerFormat, UsageError
+from logqueue.fsck.finding import Finding, Kind
+from logqueue.fsck.queue import survey
+from logqueue.fsck.segments import Progress, SegmentFile, examine_sealed
+from logqueue.fsck.survey import Survey
+from logqueue.fsck.transaction import unfinished, unsound
+from logqueue.storage.disk import Disk
+from logqueue.storage.layout import (
+    CURSOR,
+    FORMAT,
+    LOCK,
+    META,
+    QUARANTINE,
+    QUEUES,
+    TEMPORARY_SUFFIX,
+    decode_format,
+    directory_name,
+    segment_base,
+)
+
+ONLINE_TRIES = 4  # a queue that changes under the check is looked at again, so many times
+
+
+@dataclass(slots=True)
+class Checkup:
+    """What a check found: the queues in order, and findings that concern none of them."""
+
+    surveys: list[Survey] = field(default_factory=list)
+    beside: list[Finding] = field(default_factory=list)
+    format_sound: bool = True
+
+    def strays_of(self, found: Survey) -> list[SegmentFile]:
+        """The segments of a queue that lie in other queues' directories."""
+        return [
+            segment
+            for other in self.surveys
+            for queue_id, segment in other.strays
+            if other is not found and queue_id == found.queue_id
+        ]
+
+    @property
+    def findings(self) -> list[Finding]:
+        """All of them, those of the data directory first."""
+        return [*self.beside, *(each for found in self.surveys for each in found.findings)]
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """How to check: `online` beside a running daemon; `thorough` decodes every record, and hashes
+    what is in quarantine, where a CRC over the segment would do; `queue` is the only one to look
+    at, None for all."""
+
+    online: bool = False
+    thorough: bool = False
+    queue: bytes | None = None
+
+
+def check(disk: Disk, root: str, how: How, progress: Progress) -> Checkup:
+    """Look at everything below `root`.  `progress` is told the bytes that were checked.
+
+    Raises UsageError when there is no data directory, StorageFailed, LimitExceeded, OSError.
+    """
+    checkup = Checkup()
+    if not _check_root(disk, root, checkup):
+        return checkup
+    _check_quarantine(root, how, checkup)
+    queues = os.path.join(root, QUEUES)
+    for name in disk.list(queues) if disk.exists(queues) else []:
+        path = os.path.join(queues, name)
+        if how.queue is not None and name != directory_name(how.queue):
+            continue
+        if name.endswith(TEMPORARY_SUFFIX):
+            checkup.beside.append(Finding(Kind.ORPHAN_TMP, name, path, 0, "an unfinished queue"))
+        elif not _is_queue(disk, path):
+            text = "neither a meta file, nor a cursor, nor a segment is in it"
+            checkup.beside.append(Finding(Kind.NOT_A_QUEUE, name, path, 0, text))
+        elif how.online:
+            with contextlib.suppress(FileNotFoundError):
+                checkup.surveys.append(_survey_online(disk, path, how, progress))
+        else:
+            thorough = how.thorough
+            found = survey(disk, path, online=False, thorough=thorough, progress=progress)
+            checkup.surveys.append(found)
+    for found in checkup.surveys:
+        for _, stray in found.strays:
+            if not how.online:
+                examine_sealed(disk, stray, None, None, how.thorough, progress)
+    return checkup
+
+
+def bytes_to_check(root: str) -> int:
+    """The size of all segment files below `root`: what `progress` counts up to, about."""
+    total = 0
+    for directory, _, names in os.walk(os.path.join(root, QUEUES)):
+        for name in names:
+            if segment_base(name) is not None:
+                with contextlib.suppress(OSError):
+                    total += os.stat(os.path.join(directory, name)).st_size
+    return total
+
+
+def _check_root(disk: Disk, root: str, checkup: Checkup) -> bool:
+    """The files beside the queues; whether the queues may be looked at."""
+    names = disk.list(root)
+    if FORMAT not in names and QUEUES not in names:
+        raise UsageError(f"{root}: neither {FORMAT} nor {QUEUES} is here: not a data directory")
+    for name in names:
+        path = os.path.join(root, name)
+        if name == FORMAT + TEMPORARY_SUFFIX:
+            checkup.beside.append(Finding(Kind.ORPHAN_TMP, "", path, 0, "unfinished"))
+        elif name not in (LOCK, FORMAT, QUEUES, QUARANTINE):
+            checkup.beside.append(Finding(Kind.FOREIGN_FILE, "", path, 0, "left alone"))
+    path = os.path.join(root, FORMAT)
+    try:
+        with contextlib.closing(disk.open(path)) as extent:
+            decode_format(path, extent.read(0, 4096))
+    except FileNotFoundError:
+        checkup.format_sound = False
+        checkup.beside.append(Finding(Kind.FORMAT_BAD, "", path, 0, "the file is missing"))
+    except Corrupt as error:
+        checkup.format_sound = False
+        checkup.beside.append(Finding(Kind.FORMAT_BAD, "", path, error.offset, error.reason))
+    except NewerFormat as error:
+        checkup.beside.append(Finding(Kind.VERSION_NEWER, "", path, 0, str(error)))
+        return False
+    return True
+
+
+def _check_quarantine(root: str, how: How, checkup: Checkup) -> None:
+    for path in unfinished(root):
+        checkup.beside.append(Finding(Kind.INTERRUPTED_REPAIR, "", path, 0, "left by a repair"))
+    for path, text in unsound(root, hashes=how.thorough):
+        checkup.beside.append(Finding(Kind.QUARANTINE_BAD, "", path, 0, text))
+
+
+def _is_queue(disk: Disk, path: str) -> bool:
+    if not os.path.isdir(path) or os.path.islink(path):
+        return False
+    names = disk.list(path)
+    return META in names or CURSOR in names or any(segment_base(name) is not None for name in names)
+
+
+def _survey_online(disk: Disk, path: str, how: How, progress: Progress) -> Survey:
+    """A look at a queue that a daemon is changing: what is wrong is looked at again until nothing
+    has moved meanwhile, so that no roll or removal passes for damage."""
+    for _ in range(ONLINE_TRIES):
+        before = list(_identities(path))
+        found = survey(disk, path, online=True, thorough=how.thorough, progress=progress)
+        if not found.harmful or before == list(_identities(path)):
+            break
+    return found
+
+
+def _identities(path: str) -> Iterator[tuple[str, int]]:
+    with os.scandir(path) as entries:
+        for entry in entries:
+            yield entry.name, entry.inode()

@@ -1,0 +1,214 @@
+"""One queue's directory: all its files, and what is wrong with them and between them.  Reads only.
+
+Goes on where the daemon's own inspection stops at the first damage: what cannot be read is taken
+from where it can be inferred (the queue's id from its segments, a salt from a frame), so that one
+damage does not hide the next.  At the end the daemon's `inspect` has the last word: a queue that
+it refuses is never called clean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import Counter
+from urllib.parse import unquote_to_bytes
+
+from logqueue.errors import Corrupt, LogqueueError, NewerFormat
+from logqueue.fsck.chain import examine_chain
+from logqueue.fsck.finding import Finding, Kind
+from logqueue.fsck.segments import Progress, load
+from logqueue.fsck.survey import Survey, is_acks
+from logqueue.storage.acks import inspect_acks
+from logqueue.storage.cursor import read_cursor
+from logqueue.storage.disk import Disk
+from logqueue.storage.format import (
+    CURSOR_FILE_BYTES,
+    MAXQUEUE_DEFAULT,
+    PAGE,
+    Meta,
+    Ring,
+    decode_meta,
+    decode_segment_header,
+)
+from logqueue.storage.layout import (
+    CURSOR,
+    META,
+    TEMPORARY_SUFFIX,
+    directory_name,
+    segment_base,
+)
+from logqueue.storage.recovery import inspect, queue_seed
+from logqueue.storage.tail import open_existing
+
+META_BYTES_MAX = 1 << 20  # a meta file has a few hundred bytes; nothing larger is read
+
+
+def survey(
+    disk: Disk, directory: str, *, online: bool, thorough: bool, progress: Progress
+) -> Survey:
+    """Look at everything in one queue's directory.
+
+    `online`: a daemon may be at work there; only what the cursor notes as durable is judged.
+    Raises StorageFailed, LimitExceeded.
+    """
+    found = Survey(os.path.basename(directory), directory)
+    try:
+        _survey(disk, found, online=online, thorough=thorough, progress=progress)
+        if not online:
+            _last_word(disk, found)
+    except NewerFormat as error:
+        found.findings.append(Finding(Kind.VERSION_NEWER, found.queue, error.path, 0, str(error)))
+    return found
+
+
+def _survey(disk: Disk, found: Survey, *, online: bool, thorough: bool, progress: Progress) -> None:
+    names = disk.list(found.directory)
+    segments = {name: base for name in names if (base := segment_base(name)) is not None}
+    found.queue_id = _identity(disk, found, list(segments))
+    _read_meta(disk, found)
+    _read_cursor(disk, found)
+    _sort_names(found, names)
+    _read_acks(disk, found, names)
+    for name, base in segments.items():
+        _load(disk, found, os.path.join(found.directory, name), base)
+    found.segments.sort(key=lambda segment: (segment.base, segment.header is not None))
+    if not segments:
+        found.report(Kind.NO_SEGMENT, "", 0, "no file here has a segment's name")
+    else:
+        examine_chain(disk, found, online=online, thorough=thorough, progress=progress)
+    for segment in [*found.segments, *(stray for _, stray in found.strays)]:
+        found.findings += segment.findings
+    last = found.last
+    if found.checkpoint and found.checkpoint.consumed > last and not found.harmful:
+        text = f"records up to {found.checkpoint.consumed} are consumed, {last} is the newest"
+        place = {"first": last + 1, "last": found.checkpoint.consumed}
+        found.report(Kind.CURSOR_PAST_END, CURSOR, 0, text, **place)
+
+
+def _last_word(disk: Disk, found: Survey) -> None:
+    """Nothing that the daemon refuses may pass for clean."""
+    report = inspect(disk, found.directory)
+    if report.damage and not found.harmful:
+        error = report.damage[0]
+        sequence = error.sequence or 0
+        found.findings.append(
+            Finding(
+                Kind.REFUSED,
+                found.queue,
+                error.path,
+                error.offset,
+                error.reason,
+                sequence,
+                sequence,
+            )
+        )
+
+
+def _identity(disk: Disk, found: Survey, names: list[str]) -> bytes | None:
+    """The queue's id: what most of its segments say, for they are what it is worth."""
+    votes: Counter[bytes] = Counter()
+    with contextlib.suppress(LogqueueError):
+        votes[_decode_meta(disk, found.directory).queue_id] += 1
+    for name in names:
+        path = os.path.join(found.directory, name)
+        with contextlib.suppress(LogqueueError), contextlib.closing(disk.open(path)) as extent:
+            votes[decode_segment_header(path, extent.read(0, PAGE)).queue_id] += 1
+    return votes.most_common(1)[0][0] if votes else None
+
+
+def _decode_meta(disk: Disk, directory: str) -> Meta:
+    path = os.path.join(directory, META)
+    with contextlib.closing(open_existing(disk, path)) as extent:
+        if extent.size > META_BYTES_MAX:
+            raise Corrupt(path, extent.size, "too large for a meta file")
+        return decode_meta(path, extent.read(0, extent.size))
+
+
+def _read_meta(disk: Disk, found: Survey) -> None:
+    """The meta file, or what stands in for it: default settings under the directory's name."""
+    settings: Meta | None = None
+    try:
+        settings = _decode_meta(disk, found.directory)
+        expected = directory_name(settings.name)
+        if settings.queue_id != found.queue_id:
+            reason = "it belongs to another queue than the segments"
+            settings = None
+        elif expected != found.queue:
+            reason = f"it is for the directory {expected}"
+        else:
+            found.meta = settings
+            return
+        found.report(Kind.META_BAD, META, 0, reason)
+    except Corrupt as error:
+        found.report(Kind.META_BAD, META, error.offset, error.reason)
+    found.meta_sound = False
+    if found.queue_id is not None:
+        first = Meta(found.queue_id, 0, b"", (Ring(0, 0, MAXQUEUE_DEFAULT),), {})
+        found.meta = (settings or first)._replace(name=stand_in_name(found.queue))
+
+
+def stand_in_name(directory: str) -> bytes:
+    """The queue name that a directory's name tells.  A long name is only there as its digest:
+    then the messages go to a queue that is called after that."""
+    if directory.startswith("~"):
+        return b"recovered-" + directory[1:33].encode()
+    return b"" if directory == "%" else unquote_to_bytes(directory)
+
+
+def _read_cursor(disk: Disk, found: Survey) -> None:
+    path = os.path.join(found.directory, CURSOR)
+    try:
+        if found.queue_id is None:
+            raise Corrupt(path, 0, "nothing says which queue this is")
+        with contextlib.closing(open_existing(disk, path)) as extent:
+            data = extent.read(0, CURSOR_FILE_BYTES + 1)
+        state = read_cursor(path, data, queue_seed(found.queue_id))
+    except Corrupt as error:
+        found.cursor_sound = False
+        found.report(Kind.CURSOR_BAD, CURSOR, error.offset, error.reason)
+        return
+    found.checkpoint = state.checkpoint
+    kind = Kind.CURSOR_ENTRY if state.checkpoint.clean else Kind.CURSOR_OLDER
+    found.cursor_sound = not (state.unreadable and kind is Kind.CURSOR_ENTRY)
+    for entry in state.unreadable:
+        found.report(kind, CURSOR, entry.offset, entry.reason)
+
+
+def _sort_names(found: Survey, names: list[str]) -> None:
+    """Files that are neither segments nor the queue's own two."""
+    for name in names:
+        if name in (META, CURSOR) or segment_base(name) is not None:
+            continue
+        if name.endswith(TEMPORARY_SUFFIX):
+            found.report(Kind.ORPHAN_TMP, name, 0, "unfinished")
+            continue
+        if not is_acks(name):
+            found.report(Kind.FOREIGN_FILE, name, 0, "left alone")
+        found.carried.append(name)
+
+
+def _read_acks(disk: Disk, found: Survey, names: list[str]) -> None:
+    if found.queue_id is None:
+        return
+    notes: list[str] = []
+    try:
+        inspect_acks(disk, found.directory, names, found.queue_id, notes)
+    except Corrupt as error:
+        found.acks_sound = False
+        name = os.path.basename(error.path)
+        found.report(Kind.ACKS_BAD, name, error.offset, error.reason)
+        found.carried = [each for each in found.carried if not is_acks(each)]
+
+
+def _load(disk: Disk, found: Survey, path: str, base: int) -> None:
+    try:
+        segment = load(disk, found.queue, path, base, found.queue_id)
+    except Corrupt as error:
+        found.findings.append(Finding(Kind.UNREADABLE, found.queue, path, 0, error.reason))
+        return
+    if any(each.kind is Kind.FOREIGN_SEGMENT for each in segment.findings):
+        with contextlib.closing(open_existing(disk, path)) as extent:
+            queue_id = decode_segment_header(path, extent.read(0, PAGE)).queue_id
+        found.strays.append((queue_id, segment))
+    else:
+        found.segments.append(segment)

@@ -1,0 +1,312 @@
+"""Putting rebuilt queues in the place of the old ones: at once, or not at all.
+
+The whole tree of queues is built anew beside the old one, from hard links for what stays, and then
+the two change their names in one system call (renameat2 with RENAME_EXCHANGE).  What a crash
+leaves behind is told by what lies in `quarantine/`:
+
+    ID.tmp, no ID.json             being built: copies and links, which may go
+    ID.tmp and ID.json             if `queues` is the directory that ID.json names (by its inode),
+                                   the exchange has happened: finish; else it has not: discard
+    ID.tmp with manifest.json      finished but for its name
+    ID                             done: what was set aside, and its manifest
+
+Finishing takes those files out of the old tree that are the new tree's as well; what is left is
+what was set aside: `quarantine/ID/<queue>/`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from logqueue.errors import UsageError
+from logqueue.storage.disk import Disk
+from logqueue.storage.layout import QUARANTINE, QUEUES, TEMPORARY_SUFFIX
+
+MANIFEST = "manifest.json"
+INTENT_SUFFIX = ".json"
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """One queue that changes: `build` makes its new directory and returns the names of the files
+    that stay; None when the queue goes.  `name` is the new directory's name."""
+
+    name: str
+    build: Callable[[str], list[str]] | None
+    reasons: dict[str, str] = field(default_factory=dict)  # file name -> why it is set aside
+    reason: str = ""  # for every other file
+
+
+def replace_queues(disk: Disk, root: str, changes: dict[str, Rebuilt]) -> str:
+    """Rebuild the queues whose directory names are the keys, all of them or none; the id under
+    which the old ones are in quarantine.
+
+    When it raises (DiskFull, StorageFailed, OSError, KeyboardInterrupt) nothing has changed, and
+    `settle` removes what it leaves.
+    """
+    queues, quarantine = os.path.join(root, QUEUES), os.path.join(root, QUARANTINE)
+    _refuse_links(queues)
+    disk.make_directory(quarantine)
+    disk.sync_directory(root)
+    ident = _new_id(quarantine)
+    tree, intent = _paths(root, ident)
+    disk.make_directory(tree)
+    for name in disk.list(queues) if disk.exists(queues) else []:
+        if name not in changes and not name.endswith(TEMPORARY_SUFFIX):
+            _link_tree(disk, os.path.join(queues, name), os.path.join(tree, name))
+    kept = {
+        name: change.build(os.path.join(tree, change.name))
+        for name, change in changes.items()
+        if change.build is not None
+    }
+    _give_to_owner(root, tree)
+    disk.sync_directory(tree)
+    _write(disk, intent, _manifest(root, ident, changes, kept))
+    disk.sync_directory(quarantine)
+    _exchange(queues, tree)
+    disk.sync_directory(root)
+    disk.sync_directory(quarantine)
+    _finish(disk, root, ident)
+    return ident
+
+
+def set_file_aside(disk: Disk, root: str, name: str, reason: str) -> None:
+    """Give a file beside the queues a second name in quarantine, with a manifest."""
+    quarantine = os.path.join(root, QUARANTINE)
+    disk.make_directory(quarantine)
+    ident = _new_id(quarantine)
+    tree, _ = _paths(root, ident)
+    disk.make_directory(tree)
+    os.link(os.path.join(root, name), os.path.join(tree, name))
+    path = os.path.join(tree, name)
+    entry = _entry(path, name, reason)
+    manifest = {"id": ident, "inode": 0, "became": {}, "kept": {}, "set_aside": [entry]}
+    _write(disk, os.path.join(tree, MANIFEST), manifest)
+    disk.sync_directory(tree)
+    disk.rename(tree, os.path.join(quarantine, ident))
+    disk.sync_directory(quarantine)
+
+
+def settle(disk: Disk, root: str) -> None:
+    """Finish or undo what an interrupted `replace_queues` has left.  Needs the exclusive lock.
+
+    What was copied to another file system meanwhile has lost its inodes: that is left alone.
+    """
+    quarantine, queues = os.path.join(root, QUARANTINE), os.path.join(root, QUEUES)
+    for path in unfinished(root):
+        ident = os.path.basename(path).removesuffix(TEMPORARY_SUFFIX).removesuffix(INTENT_SUFFIX)
+        tree, intent = _paths(root, ident)
+        if os.path.exists(os.path.join(tree, MANIFEST)) or _is_built(intent, queues):
+            _finish(disk, root, ident)
+        elif not os.path.exists(intent) or not os.path.exists(tree) or _is_built(intent, tree):
+            disk.unlink(intent)
+            disk.unlink(intent + TEMPORARY_SUFFIX)
+            shutil.rmtree(tree, ignore_errors=True)
+        disk.sync_directory(quarantine)
+
+
+def unfinished(root: str) -> list[str]:
+    """What an interrupted repair has left in quarantine."""
+    quarantine = os.path.join(root, QUARANTINE)
+    names = sorted(os.listdir(quarantine)) if os.path.isdir(quarantine) else []
+    suffixes = (TEMPORARY_SUFFIX, INTENT_SUFFIX)
+    return [os.path.join(quarantine, name) for name in names if name.endswith(suffixes)]
+
+
+def read_manifest(root: str, ident: str) -> dict[str, object]:
+    """The manifest of a finished repair.  Raises UsageError when there is none of this id."""
+    path = os.path.join(root, QUARANTINE, ident, MANIFEST)
+    try:
+        with open(path, encoding="utf-8") as file:
+            manifest = json.load(file)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: no repair can be undone from it: {error}") from error
+    assert isinstance(manifest, dict)
+    return manifest
+
+
+def unsound(root: str, *, hashes: bool) -> Iterator[tuple[str, str]]:
+    """(path, what is wrong) for everything in quarantine that is not what its manifest lists."""
+    quarantine = os.path.join(root, QUARANTINE)
+    for ident in sorted(os.listdir(quarantine)) if os.path.isdir(quarantine) else []:
+        if ident.endswith((TEMPORARY_SUFFIX, INTENT_SUFFIX)):
+            continue
+        try:
+            entries = read_manifest(root, ident)["set_aside"]
+        except (UsageError, KeyError, AssertionError) as error:
+            yield os.path.join(quarantine, ident), str(error)
+            continue
+        assert isinstance(entries, list)
+        for entry in entries:
+            path = os.path.join(quarantine, ident, entry["path"])
+            if not os.path.isfile(path):
+                yield path, "the file is missing"
+            elif os.path.getsize(path) != entry["length"]:
+                yield path, f"{os.path.getsize(path)} bytes, the manifest says {entry['length']}"
+            elif hashes and _sha256(path) != entry["sha256"]:
+                yield path, "the SHA-256 is not the manifest's"
+
+
+def _paths(root: str, ident: str) -> tuple[str, str]:
+    """The tree that is being built or set aside, and the manifest while it is."""
+    place = os.path.join(root, QUARANTINE, ident)
+    return place + TEMPORARY_SUFFIX, place + INTENT_SUFFIX
+
+
+def _new_id(quarantine: str) -> str:
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    taken = {name.partition(".")[0] for name in os.listdir(quarantine)}
+    number, ident = 1, stamp
+    while ident in taken:
+        number += 1
+        ident = f"{stamp}-{number}"
+    return ident
+
+
+def _refuse_links(queues: str) -> None:
+    if os.path.islink(queues) or os.path.ismount(queues):
+        raise UsageError(
+            f"{queues} is a link or a mount point and cannot be exchanged in one step; use "
+            "--salvage into a new directory"
+        )
+
+
+def _link_tree(disk: Disk, source: str, target: str) -> None:
+    """The same files under a second name."""
+    if os.path.islink(source) or not os.path.isdir(source):
+        os.link(source, target, follow_symlinks=False)
+        return
+    disk.make_directory(target)
+    for name in disk.list(source):
+        _link_tree(disk, os.path.join(source, name), os.path.join(target, name))
+    disk.sync_directory(target)
+
+
+def _manifest(
+    root: str, ident: str, changes: dict[str, Rebuilt], kept: dict[str, list[str]]
+) -> dict[str, object]:
+    queues = os.path.join(root, QUEUES)
+    entries = []
+    for name, change in changes.items():
+        for path in _files(os.path.join(queues, name)):
+            inside = os.path.relpath(path, os.path.join(queues, name))
+            if inside in kept.get(name, []):
+                continue
+            reason = change.reasons.get(inside, change.reason)
+            entries.append(_entry(path, os.path.normpath(os.path.join(name, inside)), reason))
+    tree, _ = _paths(root, ident)
+    became = {name: each.name for name, each in changes.items() if each.build is not None}
+    return {
+        "id": ident,
+        "inode": os.stat(tree).st_ino,
+        "became": became,
+        "kept": kept,
+        "set_aside": entries,
+    }
+
+
+def _entry(path: str, shown: str, reason: str) -> dict[str, object]:
+    """One file in a manifest; whole files are set aside, so the offset is 0."""
+    length, digest = os.path.getsize(path), _sha256(path)
+    return {"path": shown, "offset": 0, "length": length, "sha256": digest, "reason": reason}
+
+
+def _files(path: str) -> Iterator[str]:
+    """Every plain file at or below `path`."""
+    if os.path.isfile(path):
+        yield path
+    for directory, _, names in os.walk(path):
+        for name in sorted(names):
+            file = os.path.join(directory, name)
+            if os.path.isfile(file):
+                yield file
+
+
+def _sha256(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write(disk: Disk, path: str, manifest: dict[str, object]) -> None:
+    """A small file, whole or not at all; its directory is still to be synced."""
+    data = json.dumps(manifest, indent=1).encode()
+    extent = disk.create(path + TEMPORARY_SUFFIX, len(data))
+    try:
+        extent.write(0, data)
+        extent.sync()
+    finally:
+        extent.close()
+    disk.rename(path + TEMPORARY_SUFFIX, path)
+
+
+def _exchange(one: str, other: str) -> None:
+    """Let two directories change their names, in one step.  Raises UsageError where the file
+    system cannot."""
+    library = ctypes.CDLL(None, use_errno=True)
+    call = getattr(library, "renameat2", None)
+    if call is not None:
+        flags = ctypes.c_uint(_RENAME_EXCHANGE)
+        if call(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), flags) == 0:
+            return
+    reason = os.strerror(ctypes.get_errno()) if call is not None else "no renameat2 here"
+    raise UsageError(
+        f"{one}: cannot be exchanged in one step ({reason}); nothing was changed. Use --salvage "
+        "into a new directory"
+    )
+
+
+def _is_built(intent: str, directory: str) -> bool:
+    """Whether `directory` is the tree that was built for `intent`."""
+    try:
+        with open(intent, encoding="utf-8") as file:
+            inode = json.load(file)["inode"]
+        return bool(os.stat(directory).st_ino == inode)
+    except FileNotFoundError:
+        return False
+
+
+def _give_to_owner(root: str, tree: str) -> None:
+    """What root has made must be the daemon's, which runs as the owner of the data directory."""
+    owner = os.stat(root)
+    if os.geteuid() != 0 or owner.st_uid == 0:
+        return
+    for directory, _, names in os.walk(tree):
+        for path in (directory, *(os.path.join(directory, name) for name in names)):
+            if os.lstat(path).st_uid == 0:
+                os.lchown(path, owner.st_uid, owner.st_gid)
+
+
+def _finish(disk: Disk, root: str, ident: str) -> None:
+    """The exchange has happened: leave in the old tree only what was set aside.  Idempotent."""
+    tree, intent = _paths(root, ident)
+    inside = os.path.join(tree, MANIFEST)
+    if not os.path.exists(inside):
+        with open(intent, encoding="utf-8") as file:
+            became = json.load(file)["became"]
+        for name in disk.list(tree):
+            _prune(os.path.join(tree, name), os.path.join(root, QUEUES, became.get(name, name)))
+        disk.rename(intent, inside)
+        disk.sync_directory(tree)
+    disk.rename(tree, tree.removesuffix(TEMPORARY_SUFFIX))
+    disk.sync_directory(os.path.join(root, QUARANTINE))
+
+
+def _prune(old: str, new: str) -> None:
+    """Remove those names below `old` that are the same files as below `new`, and empty
+    directories."""
+    if os.path.isdir(old) and not os.path.islink(old):
+        for name in os.listdir(old):
+            _prune(os.path.join(old, name), os.path.join(new, name))
+        if not os.listdir(old):
+            os.rmdir(old)
+    elif os.path.lexists(new) and os.path.samestat(os.lstat(old), os.lstat(new)):
+        os.unlink(old)
