@@ -58,13 +58,13 @@ def plan(survey: Survey, strays: Iterable[SegmentFile] = (), *, apart: bool = Fa
     """
     assert survey.meta is not None
     segments = [*survey.segments, *strays]
-    newest = max(segments, key=lambda each: each.base, default=None)
+    newest = max(segments, key=lambda each: (each.base, each is tail), default=None)
     tail = survey.segments[-1] if survey.segments else None
     intact: list[SegmentFile] = []
     if not apart:
         intact = [each for each in segments if each.intact and each.pieces and each is not tail]
     pieces = [piece for each in segments for piece in each.pieces]
-    if apart or tail is None or not tail.intact or (newest and newest.base > tail.base):
+    if apart or tail is None or newest is not tail or not _goes_on(survey, tail):
         tail = None
     else:  # what a copy of it has behind its end was never acknowledged
         pieces = [piece for piece in pieces if piece.first < tail.base]
@@ -87,6 +87,14 @@ def plan(survey: Survey, strays: Iterable[SegmentFile] = (), *, apart: bool = Fa
         and checkpoint.consumed == consumed
         and all(isinstance(part.source, SegmentFile) for part in parts)
         and not any(each.kind is Kind.CURSOR_POSITION for each in survey.findings),
+    )
+
+
+def _goes_on(survey: Survey, tail: SegmentFile) -> bool:
+    """Whether the newest segment is sound and nothing behind it was ever acknowledged."""
+    mark = survey.checkpoint
+    return tail.intact and (
+        mark is None or (mark.durable <= tail.last and mark.durable_base <= tail.base)
     )
 
 
