@@ -58,8 +58,8 @@ def plan(survey: Survey, strays: Iterable[SegmentFile] = (), *, apart: bool = Fa
     """
     assert survey.meta is not None
     segments = [*survey.segments, *strays]
+    tail: SegmentFile | None = survey.segments[-1] if survey.segments else None
     newest = max(segments, key=lambda each: (each.base, each is tail), default=None)
-    tail = survey.segments[-1] if survey.segments else None
     intact: list[SegmentFile] = []
     if not apart:
         intact = [each for each in segments if each.intact and each.pieces and each is not tail]
@@ -126,7 +126,7 @@ def _uncovered(piece: Piece, parts: list[Part]) -> Iterator[tuple[int, int]]:
 
 def _next_sequence(survey: Survey, parts: list[Part]) -> int:
     """Past every sequence that is known to have been given out."""
-    known = [survey.consumed, *(part.last for part in parts)]
+    known = [survey.consumed, survey.frontier, *(part.last for part in parts)]
     if survey.checkpoint:
         known.append(survey.checkpoint.durable)
     for segment in survey.segments:

@@ -68,7 +68,6 @@ def _survey(disk: Disk, found: Survey, *, online: bool, thorough: bool, progress
     _read_meta(disk, found)
     _read_cursor(disk, found)
     _sort_names(found, names)
-    _read_acks(disk, found, names)
     for name, base in segments.items():
         _load(disk, found, os.path.join(found.directory, name), base)
     found.segments.sort(key=lambda segment: (segment.base, segment.header is not None))
@@ -76,6 +75,7 @@ def _survey(disk: Disk, found: Survey, *, online: bool, thorough: bool, progress
         found.report(Kind.NO_SEGMENT, "", 0, "no file here has a segment's name")
     else:
         examine_chain(disk, found, online=online, thorough=thorough, progress=progress)
+    _read_acks(disk, found, names)
     for segment in [*found.segments, *(stray for _, stray in found.strays)]:
         found.findings += segment.findings
     last = found.last
@@ -192,7 +192,9 @@ def _read_acks(disk: Disk, found: Survey, names: list[str]) -> None:
         return
     notes: list[str] = []
     try:
-        inspect_acks(disk, found.directory, names, found.queue_id, notes)
+        acks = inspect_acks(disk, found.directory, names, found.queue_id, found.last, notes)
+        if acks is not None:
+            found.settled, found.frontier = acks.leases.low, acks.leases.frontier
     except Corrupt as error:
         found.acks_sound = False
         name = os.path.basename(error.path)

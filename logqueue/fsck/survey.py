@@ -28,6 +28,8 @@ class Survey:
     checkpoint: Checkpoint | None = None
     cursor_sound: bool = True
     acks_sound: bool = True
+    settled: int = 0  # everything up to here is settled, says the acknowledgement log,
+    frontier: int = 0  # and this is the newest record that it knows of
     segments: list[SegmentFile] = field(default_factory=list)  # in order; the last is the tail
     strays: list[tuple[bytes, SegmentFile]] = field(default_factory=list)  # of other queues
     carried: list[str] = field(default_factory=list)  # other files that a repair keeps
@@ -42,7 +44,7 @@ class Survey:
     def consumed(self) -> int:
         """The newest record that is known to be consumed."""
         ring = self.meta.rings[-1].base if self.meta else 0
-        return max(self.checkpoint.consumed if self.checkpoint else 0, ring)
+        return max(self.checkpoint.consumed if self.checkpoint else 0, ring, self.settled)
 
     @property
     def last(self) -> int:
