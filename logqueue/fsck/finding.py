@@ -87,7 +87,7 @@ class Kind(Enum):
         "cursor-entry",
         Severity.SAFE,
         "one copy of a cleanly closed cursor is damaged; the other one holds the same",
-        "uses the other copy",
+        "does not serve the queue",
     )
     CURSOR_POSITION = (
         "cursor-position",
@@ -154,6 +154,13 @@ class Kind(Enum):
         Severity.LOSS,
         "nothing in the cursor file can be read, so what was consumed is not known; a repair "
         "starts at the oldest record on disk, and messages that were consumed may come again",
+        "does not serve the queue",
+    )
+    CURSOR_STALE = (
+        "cursor-stale",
+        Severity.LOSS,
+        "an entry of the cursor is damaged and may have been the newest; a repair goes on from the "
+        "one before it, and the messages that were consumed last may come again",
         "does not serve the queue",
     )
     META_BAD = (

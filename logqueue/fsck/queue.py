@@ -168,10 +168,14 @@ def _read_cursor(disk: Disk, found: Survey) -> None:
         found.report(Kind.CURSOR_BAD, CURSOR, error.offset, error.reason)
         return
     found.checkpoint = state.checkpoint
-    kind = Kind.CURSOR_ENTRY if state.checkpoint.clean else Kind.CURSOR_OLDER
-    found.cursor_sound = not (state.unreadable and kind is Kind.CURSOR_ENTRY)
-    for entry in state.unreadable:
+    # A crash leaves marks of its own (`half_stored`); anything else was altered on the disk.
+    kind = Kind.CURSOR_ENTRY if state.checkpoint.clean else Kind.CURSOR_STALE
+    found.cursor_sound = not state.damage
+    for entry in state.damage:
         found.report(kind, CURSOR, entry.offset, entry.reason)
+    if state.half_stored:
+        text = f"{state.half_stored} entries were being stored"
+        found.report(Kind.CURSOR_OLDER, CURSOR, 0, text)
 
 
 def _sort_names(found: Survey, names: list[str]) -> None:
