@@ -94,6 +94,10 @@ class LocalMessageQueues(Administration):
         self._keeper = Keeper(self._visit, now)
 
     async def run(self) -> None:
+        """The chores of the running store, dead letters included, until cancelled.
+
+        Raises StorageFailed.
+        """
         for name, facts in self._pool.resting.items():
             if "dead_letter" in facts.options:
                 self._keeper.look_after(name, facts.due_ms)
