@@ -24,6 +24,7 @@ import outcome
 import trio
 
 from logqueue.errors import StorageFailed
+from logqueue.latency import Latencies
 from logqueue.storage.queue import Queue, Sync
 
 SYNC_THREADS = 8  # syncs of different files at once; more gain nothing (64 files: 4.5 ms with 4,
@@ -51,6 +52,8 @@ class Committer:
         self._jobs: SimpleQueue[tuple[Group, Sync] | None] = SimpleQueue()
         self._task: trio.lowlevel.Task | None = None
         self._asleep = False
+        self.latencies = Latencies()  # of syncs, from when they were asked of a thread
+        self._began: dict[Group, float] = {}  # the syncs that run, by trio's clock
         self._failure: StorageFailed | None = None
         self._token: trio.lowlevel.TrioToken | None = None
 
@@ -75,6 +78,13 @@ class Committer:
         finally:
             for _ in range(SYNC_THREADS):
                 self._jobs.put(None)
+
+    @property
+    def syncing_s(self) -> float:
+        """How many seconds the oldest sync that runs has been running; 0 without one."""
+        if not self._began:
+            return 0.0
+        return trio.current_time() - min(self._began.values())
 
     async def commit(self, group: Group) -> None:
         """Wait until everything done to the group's queue so far is durable.
@@ -124,6 +134,7 @@ class Committer:
             self._release(group)
         else:
             group.running = True
+            self._began[group] = trio.current_time()
             self._jobs.put((group, sync))
 
     def _done(self, group: Group, sync: Sync, failure: BaseException | None) -> None:
@@ -132,6 +143,7 @@ class Committer:
             if failure is not None:
                 raise failure
             group.running = False
+            self.latencies.observe(trio.current_time() - self._began.pop(group))
             group.queue.finish_sync(sync)
             if group.wanted:
                 self._enqueue(group)

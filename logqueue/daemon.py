@@ -28,6 +28,7 @@ from logqueue.config import Config
 from logqueue.detach import detached
 from logqueue.errors import Corrupt, LogqueueError, StorageFailed, UsageError
 from logqueue.messages import LocalMessageQueues
+from logqueue.monitor import Monitor
 from logqueue.storage import failpoint
 from logqueue.storage.disk import MmapDisk
 from logqueue.storage.queue import Options
@@ -147,8 +148,11 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
                 _announce(config, listeners)
                 ready()
                 nursery.start_soon(queues.run)
-                dialect = Dialect(queues, None if config.auth is None else os.fsencode(config.auth))
-                await serve(listeners, dialect, config, drain=drain)
+                monitor = Monitor(queues, config, drain.is_set)
+                nursery.start_soon(monitor.run)
+                password = None if config.auth is None else os.fsencode(config.auth)
+                dialect = monitor.dialect = Dialect(queues, password, monitor.pages)
+                await serve(listeners, dialect, config, drain=drain, traffic=monitor.traffic)
             nursery.cancel_scope.cancel()
 
 

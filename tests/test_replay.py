@@ -133,6 +133,10 @@ DIFFERENCES = {
             4: answer("HTTPSQS_GET_END"),
         },
     ),
+    "auth-header-not-used": Difference(
+        "the password is also accepted in an Authorization header, Basic or Bearer",
+        {0: answer(status_json("au7"))},
+    ),
     "content-length-twice": Difference(
         "two different lengths leave a message's end in doubt (RFC 9112, section 6.3)",
         {1: refused("400 Bad Request"), 2: answer(status_json("bo6", put=1))},

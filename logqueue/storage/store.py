@@ -40,6 +40,7 @@ class Resting(NamedTuple):
     unfinished: bool  # opening it would tidy something up
     notes: tuple[str, ...] = ()
     due_ms: int | None = None  # when the next lease or delay ends; 0 with a dead record
+    last: int = 0  # the newest sequence
 
     @classmethod
     def of(cls, queue: Queue) -> Resting:
@@ -53,6 +54,7 @@ class Resting(NamedTuple):
             queue.options,
             queue.oversized,
             due_ms=None if queue.delivery is None else queue.delivery.leases.next_event(),
+            last=queue.log.last,
         )
 
     @classmethod
@@ -77,6 +79,7 @@ class Resting(NamedTuple):
             oversized or bool(report.stale or report.unfinished),
             tuple(report.notes),
             leases.next_event(),
+            last,
         )
 
 

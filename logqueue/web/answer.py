@@ -2,7 +2,7 @@
 
 Header names, their spelling, order and number are protocol for the clients that exist, so these
 lines are written here and not by an HTTP library.  Nothing else may be added: no Server line, no
-compression, no newline after the body.
+compression, no newline after the body.  Answers that HTTPSQS did not have are free of that.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 # Of 400, 413, 417 and 501 the phrases and pages are those of HTTPSQS's HTTP library.
 _PHRASES = {
+    200: b"OK",
     400: b"Bad Request",
     403: b"Forbidden",
     413: b"Request Entity Too Large",
@@ -27,8 +28,11 @@ _PHRASES = {
 
 def encode(response: Response, layout: Layout, date: bytes, *, head_only: bool) -> bytes:
     """The bytes of an answer.  `date` is a whole header line; `head_only` answers HEAD."""
-    body, position, content_type, _ = response
+    body, position, content_type, _, code, is_legacy = response
     status, connection, dated, kept, framed, last, _ = layout
+    if not is_legacy:
+        status = b"%b %d %b\r\n" % (status[: len(b"HTTP/1.1")], code, _PHRASES[code])
+        last = b"X-Content-Type-Options: nosniff\r\n" + last
     return b"%bContent-Type: %b\r\n%bCache-Control: no-cache\r\n%b%b%b%b\r\n%b" % (
         status,
         content_type,

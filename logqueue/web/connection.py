@@ -18,7 +18,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-from collections.abc import Callable, Generator
+from collections import Counter
+from collections.abc import Callable, Generator, Sized
 from email.utils import formatdate
 from functools import partial
 
@@ -41,17 +42,32 @@ Wait = int | Request | Promise
 Script = Generator[Wait, Response | None, None]
 
 
+class Traffic:
+    """What a server counts about itself."""
+
+    def __init__(self) -> None:
+        self.connections: Sized = ()  # that are open
+        self.refused: Counter[int] = Counter()  # refusals by HTTP status
+
+
 class Shared:
     """What all connections of one server share.  `nursery` runs the requests that wait."""
 
     def __init__(
-        self, handler: Handler, config: Config, poller: Poller, nursery: trio.Nursery
+        self,
+        handler: Handler,
+        config: Config,
+        poller: Poller,
+        nursery: trio.Nursery,
+        traffic: Traffic,
     ) -> None:
         self.handler = handler
         self.config = config
         self.poller = poller
         self.nursery = nursery
         self.connections: set[Connection] = set()
+        self.traffic = traffic
+        traffic.connections = self.connections
         self.draining = False
         self.last_closed = trio.Event()  # set when the last connection closes while draining
         self.bytes_held = 0  # of requests that are not complete yet, over all connections
@@ -162,7 +178,7 @@ class Connection:
     async def _handle(self, request: Request) -> None:
         """Run a request that has to wait, in a task of its own."""
         try:
-            response = await self._shared.handler.handle(request)
+            response = await self._shared.handler.handle(request._replace(client=self._client()))
         except StorageFailed:
             raise
         except Exception:
@@ -172,6 +188,14 @@ class Connection:
             raise
         else:
             self._run(partial(self._script.send, response))
+
+    def _client(self) -> str:
+        """The address of the client, without its port; empty when that is not known."""
+        try:
+            place = self._socket.getpeername()
+        except OSError:  # it has gone
+            return ""
+        return place[0] if isinstance(place, tuple) else "a local process"
 
     # ------------------------------------------------------------ the script
 
@@ -271,6 +295,7 @@ class Connection:
 
     def _refuse(self, refused: Refused) -> Script:
         """Say so, after the answers to what came before, and close."""
+        self._shared.traffic.refused[refused.status] += 1
         self._reader = Reader(self._shared.config)  # lets go of what it holds
         self._account()
         self._answers.append(answer.refusal(refused, self._shared.date_line))

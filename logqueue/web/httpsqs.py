@@ -7,17 +7,19 @@ the reference, and lists where this differs from HTTPSQS on purpose.
 
 from __future__ import annotations
 
-import hmac
 import logging
 import re
 import time
+from collections import Counter
 from functools import lru_cache
 from typing import NamedTuple
 
 import trio
 
 from logqueue.errors import LogqueueError
+from logqueue.web.credentials import Patience, password_in, same
 from logqueue.web.message import Promise, Request, Response
+from logqueue.web.pages import Pages
 from logqueue.web.query import (
     DECODE_BYTES_MAX,
     Parameters,
@@ -31,6 +33,7 @@ from logqueue.web.query import (
 from logqueue.web.queues import Queues, Status
 
 NAME_BYTES_MAX = 256
+AUTH_FAILED = b"HTTPSQS_AUTH_FAILED"
 OPERATION_BYTES_MAX = len("status_json")
 CHARSET_BYTES_MAX = 40
 NUMBER_MAX = 1_000_000_000  # of pos and num
@@ -60,11 +63,21 @@ class Call(NamedTuple):
 class Dialect:
     """Serves HTTPSQS requests from `queues`; a `password` is required of each when given."""
 
-    def __init__(self, queues: Queues, password: bytes | None = None) -> None:
+    def __init__(
+        self, queues: Queues, password: bytes | None = None, pages: Pages | None = None
+    ) -> None:
+        self.patience = Patience()
+        self.failures: Counter[bytes] = Counter()  # operations that the storage refused, by `opt`
         self._queues = queues
         self._password = password
+        self._pages = pages
         self._log_again_at = 0.0
         self._read_again = lru_cache(maxsize=QUERIES_MAX)(self._read)
+
+    def change_password(self, password: bytes | None) -> None:
+        """Require another one, or none, from the next request on."""
+        self._password = password
+        self._read_again.cache_clear()
 
     def handle_nowait(self, request: Request) -> Response | None:
         """The answer to a put or get that needs no waiting; else None, and nothing has happened.
@@ -76,7 +89,7 @@ class Dialect:
             return None
         refusal, operation, name, content_type, given = self._read_again(query)
         if refusal:
-            return Response(refusal, None, content_type)
+            return None
         try:
             if operation == b"put":
                 message = _short_message(request, given.get(b"data", data))
@@ -98,9 +111,12 @@ class Dialect:
         """
         query, data = split_message(request.target)
         read = self._read_again if len(query) <= QUERY_BYTES_MAX else self._read
-        refusal, operation, name, content_type, given = read(query)
+        call = read(query)
+        if call.refusal == AUTH_FAILED and self._trusts(request.authorization):
+            call = read(query, trusted=True)
+        refusal, operation, name, content_type, given = call
         if refusal:
-            return Response(refusal, None, content_type)
+            return await self._refuse(request, call)
         try:
             if operation == b"put":
                 message = await _message(request, given.get(b"data", data))
@@ -115,13 +131,26 @@ class Dialect:
 
     def _failure(self, operation: bytes, name: bytes, error: LogqueueError) -> bytes:
         """The answer when the storage refused; a full disk refuses thousands of puts a second."""
+        self.failures[operation] += 1
         now = time.monotonic()
         if now >= self._log_again_at:
             self._log_again_at = now + LOG_PAUSE_S
             _log.error("%s of queue %r: %s", operation.decode(), name, error)
         return b"HTTPSQS_PUT_ERROR" if operation == b"put" else b"HTTPSQS_ERROR"
 
-    def _read(self, query: bytes) -> Call:
+    async def _refuse(self, request: Request, call: Call) -> Response:
+        """The answer to what is no queue operation: a page perhaps."""
+        authorised = call.refusal != AUTH_FAILED
+        if self._pages is not None:
+            found = await self._pages.find(request.target, call.given, authorised)
+            if found is not None:
+                return found
+        if not authorised:
+            delay_s = self.patience.failed(request.client, trio.current_time())
+            await trio.sleep(delay_s)
+        return Response(call.refusal, None, call.content_type)
+
+    def _read(self, query: bytes, trusted: bool = False) -> Call:
         given = parameters(query)
         content_type = b"text/plain"
         charset = short(given, b"charset", CHARSET_BYTES_MAX)
@@ -130,8 +159,8 @@ class Dialect:
         name = short(given, b"name", NAME_BYTES_MAX)
         operation = short(given, b"opt", OPERATION_BYTES_MAX)
         refusal = b""
-        if not self._is_authorised(given):
-            refusal = b"HTTPSQS_AUTH_FAILED"
+        if not (trusted or self._is_authorised(given)):
+            refusal = AUTH_FAILED
         elif name is None or b"\0" in name:
             refusal = b"HTTPSQS_ERROR"
         return Call(refusal, operation or b"", name or b"", content_type, given)
@@ -139,8 +168,10 @@ class Dialect:
     def _is_authorised(self, given: Parameters) -> bool:
         if self._password is None:
             return True
-        auth = short(given, b"auth", len(self._password))
-        return auth is not None and hmac.compare_digest(auth, self._password)
+        return same(short(given, b"auth", len(self._password)), self._password)
+
+    def _trusts(self, authorization: bytes) -> bool:
+        return self._password is not None and same(password_in(authorization), self._password)
 
     async def _administer(self, operation: bytes, name: bytes, given: Parameters) -> bytes:
         queues = self._queues

@@ -55,13 +55,16 @@ def layout(version: tuple[int, int], *, close: bool, keep_alive: bool, proxied: 
 
 class Request(NamedTuple):
     """One complete request.  `target` is as the client sent it: old ones send raw bytes in it, any
-    but NUL and LF.  `content_type` is empty when the request named none."""
+    but NUL and LF.  `content_type` and `authorization` (the header) are empty when there is none.
+    `client` is its address, which `Handler.handle` alone is told."""
 
     method: bytes
     target: bytes
     content_type: bytes
     body: bytes
     layout: Layout
+    authorization: bytes = b""
+    client: str = ""
 
 
 # Calls what it is given, once, on the event loop, when a promise is kept; never, if that fails.
@@ -69,7 +72,8 @@ Promise: TypeAlias = Callable[[Callable[[], object]], None]
 
 
 class Response(NamedTuple):
-    """What a dialect answers; always status 200.  `position` becomes the Pos header.
+    """What a dialect answers.  `position` becomes the Pos header.  `status` is 200 for everything
+    that HTTPSQS knew, and `is_legacy` as well: such an answer has no header line of ours.
 
     `content_type` goes on the wire as it is: it must not hold CR, LF or NUL.  Nothing may leave
     before the `promise` is kept, when there is one.
@@ -79,6 +83,8 @@ class Response(NamedTuple):
     position: int | None = None
     content_type: bytes = b"text/plain"
     promise: Promise | None = None
+    status: int = 200
+    is_legacy: bool = True
 
 
 class Handler(Protocol):

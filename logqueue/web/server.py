@@ -13,7 +13,7 @@ import trio
 from logqueue.config import Config
 from logqueue.errors import UsageError
 from logqueue.web import answer
-from logqueue.web.connection import Connection, Shared
+from logqueue.web.connection import Connection, Shared, Traffic
 from logqueue.web.message import Handler, Refused
 from logqueue.web.poller import Poller
 
@@ -66,6 +66,7 @@ async def serve(
     config: Config,
     *,
     drain: trio.Event,
+    traffic: Traffic | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until `drain` is set, then stop gracefully; returns when no connection is left.
@@ -77,7 +78,8 @@ async def serve(
     """
     with Poller() as poller:
         async with trio.open_nursery() as nursery:
-            await _serve(listeners, Shared(handler, config, poller, nursery), drain, task_status)
+            shared = Shared(handler, config, poller, nursery, traffic or Traffic())
+            await _serve(listeners, shared, drain, task_status)
 
 
 async def _serve(
@@ -142,6 +144,7 @@ def _admit(client: socket.socket, shared: Shared) -> None:
             client.close()
             raise
         return
+    shared.traffic.refused[503] += 1
     refused = Refused(503, "too many connections", explained=True)
     with client, contextlib.suppress(OSError):  # it may have hung up already
         client.send(answer.refusal(refused, shared.date_line))

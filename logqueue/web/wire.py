@@ -32,6 +32,7 @@ class _Head(NamedTuple):
     layout: Layout
     length: int | None
     expects_continue: bool
+    authorization: bytes = b""
 
 
 class Reader:
@@ -78,10 +79,10 @@ class Reader:
         body = self._read_body(self._head)
         if body is None:
             return None
-        method, target, content_type, layout_, _, _ = self._head
+        method, target, content_type, layout_, _, _, authorization = self._head
         self._head = self._chunked = None
         self.expects_continue = False
-        return Request(method, target, content_type, body, layout_)
+        return Request(method, target, content_type, body, layout_, authorization)
 
     def _next_usual(self) -> Request | None:
         """The next request when its head is one of the usual ones and its body has come."""
@@ -203,4 +204,5 @@ def _announce(line: head.RequestLine, headers: dict[bytes, list[bytes]], config:
         ),
         None if chunked else length,
         bool(expects),
+        headers.get(b"authorization", [b""])[0],
     )
