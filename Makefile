@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test crash torture powercut soak check bench format clean
+.PHONY: run test crash torture powercut soak check bench format clean fsck-long
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -47,3 +47,6 @@ format: .venv/ready
 
 clean:
 	rm -rf .venv build *.egg-info
+
+fsck-long: .venv/ready  # 2,000 random damages
+	FSCK_ROUNDS=2000 $(BIN)/python -m pytest -q tests/test_fsck_random.py

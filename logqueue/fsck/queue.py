@@ -71,8 +71,8 @@ def _survey(disk: Disk, found: Survey, *, online: bool, thorough: bool, progress
     for name, base in segments.items():
         _load(disk, found, os.path.join(found.directory, name), base)
     found.segments.sort(key=lambda segment: (segment.base, segment.header is not None))
-    if not segments:
-        found.report(Kind.NO_SEGMENT, "", 0, "no file here has a segment's name")
+    if not found.segments:
+        found.report(Kind.NO_SEGMENT, "", 0, "no file here is a segment of this queue")
     else:
         examine_chain(disk, found, online=online, thorough=thorough, progress=progress)
     _read_acks(disk, found, names)
