@@ -58,7 +58,7 @@ async def test_everyone_is_called_once_when_what_he_did_is_durable(tmp_path: Pat
         assert not called
         await finished.wait()
         assert called == list(range(1, 101))
-        assert queue.syncs == 1
+        assert queue.syncs == 2  # the first one's, and one for all who came meanwhile
 
 
 async def test_who_is_called_may_put_and_wait_again(tmp_path: Path) -> None:
@@ -78,6 +78,24 @@ async def test_who_is_called_may_put_and_wait_again(tmp_path: Path) -> None:
         await committer.settle(group)
         assert queue.durable == 20
         assert queue.syncs == 21  # one for each, and one that found nothing to do
+
+
+async def test_producers_fall_into_step(tmp_path: Path) -> None:
+    async with committing(tmp_path) as (committer, group, queue):
+        finished = trio.Event()
+
+        def again(left: int) -> None:
+            if left == 0:
+                if queue.durable == 500:
+                    finished.set()
+                return
+            queue.put(b"m")
+            committer.when_durable(group, partial(again, left - 1))
+
+        for _ in range(10):
+            again(50)
+        await finished.wait()
+        assert queue.syncs <= 52
 
 
 async def test_a_sync_that_runs_covers_nothing_that_came_after_it_began(tmp_path: Path) -> None:
