@@ -89,8 +89,9 @@ class LeaseWorld:
                 check(low <= found <= self.attempts.get(sequence, 0), f"{sequence}: {found} leases")
                 self.attempts[sequence] = self.attempts_promised[sequence] = found
                 self.settled.discard(sequence)
-            elif sequence > self.put_promised and sequence not in self.settled:
-                del self.put[sequence]  # never acknowledged, and the crash took it
+            elif sequence > self.queue.log.last:  # never acknowledged, and the crash took it
+                del self.put[sequence]
+                self.settled.discard(sequence)
                 self.attempts.pop(sequence, None)
                 self.attempts_promised.pop(sequence, None)
             else:
