@@ -19,6 +19,7 @@ from logqueue.storage.format import (
     CURSOR_CLEAN,
     CURSOR_ENTRIES,
     CURSOR_FILE_BYTES,
+    CURSOR_MAGIC,
     PAGE,
     SECTOR,
     Checkpoint,
@@ -297,6 +298,17 @@ def test_an_entry_that_was_being_stored_is_no_damage(tmp_path: Path) -> None:
     cursor = open_cursor(path)
     assert cursor.latest.consumed == 2
     cursor.close(clean=False)
+
+
+@pytest.mark.parametrize("cut", range(1, 9))
+def test_the_marks_of_a_store_may_be_cut_after_any_byte(tmp_path: Path, cut: int) -> None:
+    """Zeros over an old magic, or the magic over zeros."""
+    for start in (bytes(cut) + CURSOR_MAGIC[cut:], CURSOR_MAGIC[: cut - 1] + bytes(9 - cut)):
+        path = make(tmp_path)
+        overwrite(path, newest_entry(path), start)
+        cursor = open_cursor(path)
+        assert cursor.latest.consumed == 2
+        cursor.close(clean=False)
 
 
 def test_a_slot_without_any_entry_is_damage(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ Invariants:
   C3  two moves in a row never go to the same entry, so kill -9 in the middle of a store leaves
       the move before it;
   C4  generations only rise: the valid entry with the highest one is the state;
-  C5  every entry is valid from the start; it begins with eight zeros while it is being stored,
-      and its magic comes last.  So what begins otherwise and does not verify, or a slot without
-      any entry, is damage and never the trace of a crash: the queue refuses, because what was
-      damaged may have been the newest state.
+  C5  every entry is valid from the start; its magic is zeros, or on its way there or back, while
+      it is being stored, and comes last.  So what begins otherwise and does not verify, or a slot
+      without any entry, is damage and never the trace of a crash: the queue refuses, because what
+      was damaged may have been the newest state.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def read_cursor(path: str, data: bytes, queue_seed: int) -> CursorFile:
     empty = set(range(CURSOR_SLOTS))
     damage, half_stored = [], 0
     for offset in range(0, CURSOR_FILE_BYTES, SECTOR):
-        if data.startswith(_BEING_STORED, offset):  # C5
+        if _half_stored(data[offset : offset + len(CURSOR_MAGIC)]):  # C5
             half_stored += 1
             continue
         try:
@@ -82,6 +82,13 @@ def read_cursor(path: str, data: bytes, queue_seed: int) -> CursorFile:
 
 
 _BEING_STORED = bytes(len(CURSOR_MAGIC))
+
+
+def _half_stored(start: bytes) -> bool:
+    """Whether zeros are replacing a magic there, or a magic zeros: a store may be cut short after
+    any byte.  Every byte of the magic has two bits or more, so no flipped bit looks like this."""
+    mixed = all(byte in (0, magic) for byte, magic in zip(start, CURSOR_MAGIC, strict=False))
+    return mixed and start != CURSOR_MAGIC
 
 
 class Cursor:
