@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, NoReturn
 
-from logqueue import __version__
+from logqueue import __version__, settings
 from logqueue.errors import UsageError
 
 Durability = Literal["always", "interval", "os"]
@@ -28,6 +28,7 @@ class Config:
     port: int = 1218
     auth: str | None = None
     detach: bool = False
+    check_only: bool = False
     pid_file: str | None = None
 
     durability: Durability = "always"
@@ -72,10 +73,16 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; see logqueued --help")
 
 
-def parse(argv: list[str]) -> Config:
-    """Command line -> `Config`.  Raises UsageError; `-h` prints the help and exits with 0."""
-    given = {k: v for k, v in vars(_parser().parse_args(argv)).items() if v is not None}
-    for ignored in ("cache", "memory"):
+def parse(argv: list[str], environment: Mapping[str, str] | None = None) -> Config:
+    """Command line, environment and the file that they name -> `Config`.
+
+    Raises UsageError; `-h` prints the help and exits with 0.
+    """
+    parser = _parser()
+    options = [each for action in parser._actions for each in action.option_strings]
+    words = settings.words(argv, {} if environment is None else environment, options)
+    given = {k: v for k, v in vars(parser.parse_args(words)).items() if v is not None}
+    for ignored in ("cache", "memory", "config"):
         given.pop(ignored, None)
     if not given["data_directory"]:
         raise UsageError("-x/--data is empty; give a directory")
@@ -232,6 +239,19 @@ def _add_queue_options(group: argparse._ArgumentGroup) -> None:
 
 def _add_process_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("process")
+    group.add_argument(
+        "--config",
+        metavar="FILE",
+        help="read settings from a TOML file: every long option without its dashes is a key. "
+        "Variables LOGQUEUE_* win over it, flags over both",
+    )
+    group.add_argument(
+        "--check-config",
+        dest="check_only",
+        action="store_true",
+        default=None,
+        help="say whether the settings are usable, and exit",
+    )
     group.add_argument(
         "-d",
         "--daemon",

@@ -48,7 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     faulthandler.enable()  # a bad sector under a map is a SIGBUS: say where, then die
     detach = False
     try:
-        config = configuration.parse(list(sys.argv[1:] if argv is None else argv))
+        words = list(sys.argv[1:] if argv is None else argv)
+        config = configuration.parse(words, os.environ)
+        if config.check_only:
+            print("logqueued: the settings are usable")
+            return 0
         detach = config.detach
         if detach:
             config = _anchored(config)
