@@ -29,6 +29,7 @@ from logqueue.detach import detached
 from logqueue.errors import Corrupt, LogqueueError, StorageFailed, UsageError
 from logqueue.messages import LocalMessageQueues
 from logqueue.monitor import Monitor
+from logqueue.notify import notify
 from logqueue.storage import failpoint
 from logqueue.storage.disk import MmapDisk
 from logqueue.storage.queue import Options
@@ -151,6 +152,7 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
             with _pid_file(config.pid_file):
                 _announce(config, listeners)
                 ready()
+                notify("READY=1")
                 nursery.start_soon(queues.run)
                 monitor = Monitor(queues, config, drain.is_set)
                 nursery.start_soon(monitor.run)
@@ -187,6 +189,7 @@ async def _stop_on_signal(
             _log.warning("%s again: stopping at once", signal.Signals(number).name)
             os._exit(128 + number)
         _log.info("%s: finishing the requests in flight", signal.Signals(number).name)
+        notify("STOPPING=1")
         drain.set()
         recovery.cancel()
 

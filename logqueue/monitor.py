@@ -28,6 +28,7 @@ from logqueue import __version__
 from logqueue.config import Config
 from logqueue.latency import Latencies
 from logqueue.local import LocalQueues, Sight
+from logqueue.notify import notify
 from logqueue.web.connection import Traffic
 from logqueue.web.httpsqs import Dialect
 from logqueue.web.message import Response
@@ -38,6 +39,7 @@ OTHERS = ""  # the label of all the other queues; the queue with the empty name 
 SIGHT_BATCH = 32  # queues looked at before others get their turn
 METRICS_AGE_S = 1.0  # a scrape is answered again for so long: it costs milliseconds
 METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+HUNG_S = 30.0  # a sync that runs for so long is a disk that hangs: starve the watchdog
 TURN_S = 0.5  # between two looks at how late the event loop is
 
 _hidden = re.compile("[\udc80-\udcff\x00-\x1f\x7f%]")
@@ -101,11 +103,13 @@ class Monitor:
         )
 
     async def run(self) -> None:
-        """Measure how late the event loop is, until cancelled."""
+        """Measure how late the event loop is, and feed systemd's watchdog, until cancelled."""
         while True:
             due = trio.current_time() + TURN_S
             await trio.sleep_until(due)
             self.lags.observe(trio.current_time() - due)
+            if self._queues.syncing_s < HUNG_S:
+                notify("WATCHDOG=1")
 
     # ------------------------------------------------------------ health
 
