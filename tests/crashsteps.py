@@ -21,9 +21,13 @@ class Workload(World):
 
     def step(self) -> None:
         """One random step."""
+        self.do(self.choose())
+
+    def choose(self) -> str:
+        """The name of the next random step."""
         behind = self.ledger.put - self.ledger.got > BACKLOG
         steps = _PUTTING if self._tearing else _STEPS
-        self.do(self.random.choice(_CONSUMING if behind else steps))
+        return self.random.choice(_CONSUMING if behind else steps)
 
     @property
     def _tearing(self) -> bool:

@@ -52,14 +52,25 @@ class World:
         assert self.store is None
         store = Store.open(self.disk, ROOT, self._options)
         self.store = store
+        try:
+            self._open_queue(store)
+        except Exception:
+            self.disk.meanwhile = None
+            self.store = None
+            store.close()
+            raise
+        self.ledger.created = True
+
+    def _open_queue(self, store: Store) -> None:
         if store.exists(NAME):
             self.queue, _ = store.open_queue(NAME)
+            fault, self.disk.fault = self.disk.fault, None  # it is for the storage, not for us
             self.audit()
+            self.disk.fault = fault
         else:
             check(not self.ledger.created, "the queue is gone")
             self.ledger = Ledger()
             self.queue = store.create_queue(NAME)
-        self.ledger.created = True
 
     def restart(self) -> None:
         """Close in good order and start again."""
@@ -73,6 +84,17 @@ class World:
         self._promised(self.ledger.put, self.ledger.got)
         self.store.close()
         self.store = None
+        check(not self.disk.extents, f"left open: {[each.path for each in self.disk.extents]}")
+
+    def abandon(self) -> None:
+        """The disk has failed: give everything back without a word to it.  What was answered
+        and not promised may be in the cache only, which lies."""
+        if self.store is not None:
+            self.queue.close(clean=False)
+            self.store.close()
+            self.store = None
+        self.ledger.power_cut()
+        self.disk.meanwhile = None
         check(not self.disk.extents, f"left open: {[each.path for each in self.disk.extents]}")
 
     def kill(self) -> None:
@@ -109,13 +131,21 @@ class World:
             del ledger.payloads[sequence]
         self.view()
 
+    def reconcile(self) -> None:
+        """Something was refused: take over what it has done to the ring, all or nothing."""
+        self._audit_ring(self.queue.log.last, self.queue.consumed)
+        self.ledger.got = self.queue.consumed
+        self.ledger.got_answered = max(self.ledger.got_answered, self.queue.consumed)
+
     def _audit_ring(self, last: int, consumed: int) -> None:
         """Exactly one of the possible rings must explain the positions."""
         ledger, shown = self.ledger, self.queue.positions
+        # A reset consumes everything, on a full disk even before it changes the ring.
+        reach = max(ledger.got, *(ring.base for ring in ledger.rings))
         for ring in reversed(ledger.rings):
             put, get = position(ring, last), position(ring, consumed)
             expected = (ring.maxqueue, put, 2 if put < get else 1, get, 1, last - consumed)
-            if shown == expected and (ring.base <= consumed <= max(ledger.got, ring.after)):
+            if shown == expected and ring.base <= consumed <= reach:
                 ledger.rings = [ring]
                 return
         raise AssertionError(f"{shown}: not what {ledger.rings} with {last}, {consumed} shows")

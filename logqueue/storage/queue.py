@@ -159,6 +159,7 @@ class Queue:
         meta = Meta(secrets.token_bytes(16), options.clock(), name, (ring,), {})
         _write_meta(disk, building, meta)
         log = Log.create(disk, building, meta.queue_id, options.clock, options.segment_bytes_max)
+        cursor = None
         try:
             first = Checkpoint(1, 0, 0, *log.end, 0, *log.end)
             cursor = Cursor.create(disk, building, queue_seed(meta.queue_id), first)
@@ -166,6 +167,8 @@ class Queue:
             disk.rename(building, directory)
             disk.sync_directory(os.path.dirname(directory))
         except BaseException:
+            if cursor is not None:
+                cursor.close(clean=False)
             log.close()
             raise
         log.move(directory)

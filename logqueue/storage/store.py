@@ -229,8 +229,9 @@ def _make_directories(disk: Disk, path: str) -> None:
         disk.make_directory(path)
     try:
         disk.sync_directory(parent)
-    except StorageFailed:  # not ours to sync, if it was not ours to make
-        if missing:
+    except StorageFailed as failure:
+        # Not ours to sync, if it was not ours to make.
+        if missing or failure.cause.errno not in (errno.EACCES, errno.EPERM, errno.EINVAL):
             raise
 
 
