@@ -11,6 +11,7 @@ is to be measured; what is made there stays, so that a second run is quick: remo
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import signal
@@ -197,7 +198,8 @@ def disk_bytes(directory: Path) -> int:
     found = directory.lstat().st_blocks * 512
     for root, directories, files in os.walk(directory):
         for name in [*directories, *files]:
-            found += os.lstat(os.path.join(root, name)).st_blocks * 512
+            with contextlib.suppress(FileNotFoundError):  # the daemon deletes meanwhile
+                found += os.lstat(os.path.join(root, name)).st_blocks * 512
     return found
 
 
