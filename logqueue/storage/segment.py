@@ -142,8 +142,9 @@ class Segment:
         return self._older + self._index[same:]
 
     def learn(self, older: Index) -> None:
-        """Take over the index of the frames before `hot_from`."""
-        self._older = older
+        """Take over the index of the frames before `hot_from`; a footer from before a power cut
+        may know frames that are gone."""
+        self._older = [entry for entry in older if entry[1] < self.hot_from]
 
     def seal(self, now: int) -> Ended:
         """Write the footer and make the whole segment durable; nothing fits any more.
@@ -157,7 +158,10 @@ class Segment:
             index = self.index
             assert index is not None
             ended = Ended(self.base, self.last, self.end, crc_of(self.extent, self.end))
-            self.extent.write(self.limit, encode_footer(Footer(ended, now, index), self.seed))
+            footer = encode_footer(Footer(ended, now, index), self.seed)
+            # All of the area, because a footer from before a power cut may be longer.
+            area = self.extent.size - self.limit
+            self.extent.write(self.limit, footer.ljust(area, b"\0"))
             self._ended = ended
         self.extent.sync()
         return self._ended
