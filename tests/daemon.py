@@ -10,11 +10,12 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-START_S = 30.0  # a start on a busy machine
+START_S = 30.0  # for a start, or for what must happen by itself, on a busy machine
 WITHOUT_FAST_PATH = """
 from logqueue.daemon import main
 from logqueue.web import fastpath
@@ -204,3 +205,31 @@ def running(
         yield daemon
         if daemon.running:
             assert daemon.stop() == 0, daemon.log
+
+
+def start(
+    *arguments: str, cwd: Path | None = None, prefix: tuple[str, ...] = ()
+) -> tuple[int, str]:
+    """Run a daemon that does not stay: (status, what it said on stderr)."""
+    command = [*prefix, sys.executable, "-m", "logqueue", *arguments]
+    done = subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=START_S, check=False
+    )
+    assert done.stdout == ""
+    return done.returncode, done.stderr
+
+
+def assert_refused(outcome: tuple[int, str], complaint: str, status: int = 1) -> None:
+    """Exactly one line, which says what is wrong, and where or how it is put right."""
+    assert outcome[0] == status, outcome
+    assert re.fullmatch(rf"logqueued: [^\n]*{complaint}[^\n]*\n", outcome[1]), outcome
+
+
+def eventually(daemon: Daemon, query: str, expected: bytes, body: bytes | None = None) -> None:
+    """Ask until the answer contains what is expected."""
+    deadline = time.monotonic() + START_S
+    answer = b""
+    while expected not in answer:
+        assert time.monotonic() < deadline, (answer, daemon.log)
+        with contextlib.suppress(ConnectionResetError):  # refused
+            answer = daemon.ask(query, body)
