@@ -9,24 +9,22 @@ import json
 import mmap
 import os
 import shutil
-import socket
 import statistics
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from tools.benchmark import beanstalk, processes, wrk
+from tools.benchmark import processes, wrk
 from tools.benchmark.cases import DURABILITIES, FDATASYNC, FLOOR, SIZES, Case, Sample
+from tools.benchmark.load import Backlog, drive
 from tools.benchmark.processes import Service
+from tools.benchmark.rivals import Beanstalkd, Webdis
 from tools.benchmark.wrk import LoadFailed, Request, Result
 
 PUT_OK_BYTES = len("HTTPSQS_PUT_OK")
 PREFILL_CONNECTIONS = 256
-BACKLOG_MARGIN = 1.5  # more messages than the last run would have taken
-FIRST_RATE = 60_000  # get/s to be ready for when nothing has been measured yet
-FIRST_BYTES_S = 1 << 30
 HTTP_TIMEOUT_S = 60.0
 
 
@@ -39,33 +37,6 @@ class Contender(Protocol):
         """Put the load on it.  Raises LoadFailed when it did not do the work."""
 
 
-class _Backlog:
-    """How many messages a get of each case needs, learned from the runs before."""
-
-    def __init__(self) -> None:
-        self._rates: dict[Case, float] = {}
-
-    def wanted(self, case: Case, seconds: int) -> int:
-        first = min(FIRST_RATE, FIRST_BYTES_S / case.size)
-        rate = self._rates.get(case, first) * BACKLOG_MARGIN
-        return int(rate * seconds) + case.connections
-
-    def learn(self, case: Case, sample: Sample) -> None:
-        self._rates[case] = sample.rate
-
-
-def _loaded(pids: Sequence[int], load: Callable[[], Result]) -> Result:
-    """Run the load, and note what it takes of the processes' processor time."""
-    before_s = processes.processor_s(pids)
-    result = load()
-    cpu_us = (processes.processor_s(pids) - before_s) / result.requests * 1e6
-    return result._replace(sample=result.sample._replace(cpu_us=cpu_us))
-
-
-def _wrk(service: Service, request: Request, case: Case, seconds: int) -> Result:
-    return _loaded(service.pids, lambda: wrk.run(request, case.connections, seconds))
-
-
 class Httpsqs:
     """logqueue, or any server that speaks HTTPSQS."""
 
@@ -73,14 +44,14 @@ class Httpsqs:
         self.name = name
         self._service = service
         self._url = service.url.rstrip("/")
-        self._backlog = _Backlog()
+        self._backlog = Backlog()
 
     def measure(self, case: Case, seconds: int) -> Sample:
         if case.operation == "get":
             return self._get(case, seconds)
         queue = f"put{case.size}"
         self._empty(queue)
-        result = _wrk(self._service, self._put(queue, case), case, seconds)
+        result = drive(self._service, self._put(queue, case), case, seconds)
         self._check(result, self._unread(queue), case)
         self._empty(queue)
         return result.sample
@@ -92,7 +63,7 @@ class Httpsqs:
             wrk.run(self._put(queue, case._replace(operation="post")), PREFILL_CONNECTIONS, 1)
         before = self._unread(queue)
         request = Request(self._url, f"/?name={queue}&opt=get", closes=case.closes)
-        result = _wrk(self._service, request, case, seconds)
+        result = drive(self._service, request, case, seconds)
         self._backlog.learn(case, result.sample)
         self._check(result, before - self._unread(queue), case)
         return result.sample
@@ -152,96 +123,7 @@ class Floor:
                 request = Request(url, f"/?name=put&opt=put&data={data}", closes=case.closes)
             case "post":
                 request = Request(url, "/?name=put&opt=put", data, closes=case.closes)
-        return _wrk(service, request, case, seconds).sample
-
-
-class Webdis:
-    """webdis on Redis: LPUSH and RPOP on a list."""
-
-    def __init__(self, name: str, service: Service, redis_port: int) -> None:
-        self.name = name
-        self._service = service
-        self._url = service.url
-        self._redis_port = redis_port
-        self._backlog = _Backlog()
-
-    def measure(self, case: Case, seconds: int) -> Sample:
-        if case.operation == "get":
-            self._prefill(case, self._backlog.wanted(case, seconds))
-            request = Request(self._url, f"/RPOP/{self._list(case)}", closes=case.closes)
-        else:
-            self._redis("DEL", self._list(case))
-            command, data = f"LPUSH/{self._list(case)}/", "m" * case.size
-            if case.operation == "put":
-                request = Request(self._url, f"/{command}{data}", closes=case.closes)
-            else:
-                request = Request(self._url, "/", command + data, closes=case.closes)
-        before = self._redis("LLEN", self._list(case))
-        result = _wrk(self._service, request, case, seconds)
-        moved = abs(self._redis("LLEN", self._list(case)) - before)
-        if not result.requests <= moved <= result.requests + case.connections:
-            raise LoadFailed(f"{self.name}: {result.requests} answers, {moved} messages moved")
-        if case.operation == "get":
-            self._backlog.learn(case, result.sample)
-        else:
-            self._redis("DEL", self._list(case))
-        return result.sample
-
-    @staticmethod
-    def _list(case: Case) -> str:
-        return f"{'get' if case.operation == 'get' else 'put'}{case.size}"
-
-    def _prefill(self, case: Case, wanted: int) -> None:
-        batch = max(1, (1 << 20) // case.size)
-        values = ["m" * case.size] * batch
-        while (found := self._redis("LLEN", self._list(case))) < wanted:
-            for _ in range(-(-(wanted - found) // batch)):
-                self._redis("LPUSH", self._list(case), *values)
-
-    def _redis(self, *words: str) -> int:
-        """Run one command that answers a number."""
-        encoded = b"".join(b"$%d\r\n%b\r\n" % (len(word), word.encode()) for word in words)
-        with socket.create_connection(("127.0.0.1", self._redis_port), HTTP_TIMEOUT_S) as client:
-            client.sendall(b"*%d\r\n%b" % (len(words), encoded))
-            with client.makefile("rb") as answers:
-                line = answers.readline()
-        if not line.startswith(b":"):
-            raise LoadFailed(f"redis answers {line!r}")
-        return int(line[1:])
-
-
-class Beanstalkd:
-    """beanstalkd, in its own protocol; each case has a fresh backlog in the default tube."""
-
-    def __init__(self, name: str, directory: Path, options: Sequence[str]) -> None:
-        self.name = name
-        self._directory = directory
-        self._options = options
-        self._backlog = _Backlog()
-
-    def measure(self, case: Case, seconds: int) -> Sample:
-        payload = b"m" * case.size
-        try:
-            with processes.beanstalkd(self._directory, self._options) as (port, pid):
-                if case.operation == "get":
-                    beanstalk.prefill(port, payload, self._backlog.wanted(case, seconds))
-                    before = beanstalk.ready_jobs(port)
-                    result = _loaded(
-                        (pid,), lambda: beanstalk.gets(port, case.connections, seconds)
-                    )
-                    moved = before - beanstalk.ready_jobs(port)
-                    self._backlog.learn(case, result.sample)
-                else:
-                    result = _loaded(
-                        (pid,), lambda: beanstalk.puts(port, payload, case.connections, seconds)
-                    )
-                    moved = beanstalk.ready_jobs(port)
-        finally:
-            shutil.rmtree(self._directory, ignore_errors=True)
-        # What was under way when the clock stopped may count, or come back, or neither.
-        if abs(moved - result.requests) > 2 * case.connections:
-            raise LoadFailed(f"{self.name}: {result.requests} answers, {moved} messages moved")
-        return result.sample
+        return drive(service, request, case, seconds).sample
 
 
 class Fdatasync:
