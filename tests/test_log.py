@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from logqueue.errors import DiskFull
+from logqueue.errors import DiskFull, LimitExceeded
 from logqueue.storage.disk import Extent, MmapDisk
 from logqueue.storage.format import (
     FRAMES_OFFSET,
@@ -131,6 +131,8 @@ class FullDisk(MmapDisk):
     def create(self, path: str, size: int) -> Extent:
         if self.full_at == "create":
             raise DiskFull(path, size, 0, 0)
+        if self.full_at == "descriptors" and path.endswith(SPARE):
+            raise LimitExceeded("open files", 65, 64)
         return super().create(path, size)
 
     def rename(self, old: str, new: str) -> None:
@@ -159,6 +161,20 @@ def test_a_roll_without_room_changes_nothing_and_works_later(tmp_path: Path, ful
     queue.close(clean=False)
     with reopened(tmp_path, EAGER) as queue:
         assert drain(queue) == [*payloads[2:], b"z" * 9000]
+
+
+def test_a_reset_is_done_although_there_is_no_room_for_a_fresh_segment(tmp_path: Path) -> None:
+    """It has happened once the meta file says so; the space is a bonus."""
+    disk = FullDisk()
+    queue = Queue.create(disk, str(directory(tmp_path)), b"q", EAGER)
+    queue.put(b"old")
+    disk.full_at = "descriptors"
+    queue.reset()
+    assert queue.get() is None
+    assert queue.put(b"new") == 1
+    queue.close(clean=False)
+    with reopened(tmp_path, EAGER) as queue:
+        assert drain(queue) == [b"new"]
 
 
 @pytest.mark.parametrize("view_first", [False, True])

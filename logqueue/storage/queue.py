@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-from logqueue.errors import Corrupt, DiskFull
+from logqueue.errors import Corrupt, DiskFull, LimitExceeded
 from logqueue.options import QueueOptions
 from logqueue.storage.cursor import Cursor
 from logqueue.storage.delivery import Delivery, NoRoom
@@ -519,7 +519,7 @@ class Queue:
             self._change_meta(rings=first)
         self._consume_all()
         self.damage = None
-        with contextlib.suppress(DiskFull):
+        with contextlib.suppress(DiskFull, LimitExceeded):
             self._restart()
 
     def _consume_all(self) -> None:
