@@ -105,7 +105,7 @@ def test_rounds_turn_around_and_measure_every_cell_as_often() -> None:
 
 def test_the_picture_has_a_bar_for_each_rate() -> None:
     found = results(floor=[100.0], always=[50.0])
-    svg = picture.draw(["<floor>", "always"], picture.panels(found, 100))
+    svg = picture.draw(["<floor>", "always"], picture.panels(found, 100, "rate"))
     titles = ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}title")
     assert [title.text for title in titles] == ["100", "50"]
 
@@ -124,5 +124,6 @@ def test_a_benchmark_of_one_row_runs(tmp_path: Path) -> None:
     assert {each.name for each in tmp_path.iterdir()} == {
         "results.json",
         "results.md",
-        "results.svg",
+        "rates.svg",
+        "processor.svg",
     }

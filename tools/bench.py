@@ -26,6 +26,7 @@ from tools.benchmark.cases import CONNECTIONS, DURABILITIES, FLOOR, OPERATIONS, 
 from tools.benchmark.results import Results
 from tools.benchmark.targets import Target
 
+PICTURES: dict[str, picture.Figure] = {"rates.svg": "rate", "processor.svg": "cpu_us"}
 TICK_PRODUCERS = 64
 TICK_S = 5
 
@@ -147,8 +148,9 @@ def _write(output: Path, text: str, results: Results, found: Sequence[Target]) -
     (output / "results.md").write_text(f"{machine}\n\n{text}\n")
     (output / "results.json").write_text(json.dumps(report.as_json(results, found), indent=1))
     size = min(case.size for case in results.cases())
-    shown = picture.panels(results, size)
-    (output / "results.svg").write_text(picture.draw(results.names(), shown))
+    for name, figure in PICTURES.items():
+        shown = picture.panels(results, size, figure)
+        (output / name).write_text(picture.draw(results.names(), shown))
 
 
 if __name__ == "__main__":

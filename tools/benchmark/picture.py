@@ -1,10 +1,10 @@
-"""The results as a picture: bars of requests/s, one panel for each operation.  Pure; plain SVG."""
+"""The results as pictures: bars, one panel for each operation.  Pure; plain SVG."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from tools.benchmark.cases import OPERATIONS, Case, Operation
 from tools.benchmark.results import Results
@@ -40,24 +40,35 @@ class Panel(NamedTuple):
     groups: list[tuple[str, list[float | None]]]
 
 
-def panels(results: Results, size: int) -> list[Panel]:
+Figure = Literal["rate", "cpu_us"]
+FIGURES: dict[Figure, str] = {
+    "rate": "requests a second (more is better)",
+    "cpu_us": "us of the server's processor a request (less is better)",
+}
+
+
+def panels(results: Results, size: int, figure: Figure) -> list[Panel]:
     """One for each operation; its groups are the numbers of connections."""
     names = results.names()
     found = []
     for operation in OPERATIONS:
         groups = [
-            (f"{case.connections} connections", [_rate(results, case, name) for name in names])
+            (
+                f"{case.connections} connections",
+                [_value(results, case, name, figure) for name in names],
+            )
             for case in results.cases()
             if (case.operation, case.size, case.closes) == (operation, size, False)
         ]
         if groups:
-            found.append(Panel(f"{TITLES[operation]}, {size} B: requests per second", groups))
+            found.append(Panel(f"{TITLES[operation]}, {size} B: {FIGURES[figure]}", groups))
     return found
 
 
-def _rate(results: Results, case: Case, name: str) -> float | None:
+def _value(results: Results, case: Case, name: str, figure: Figure) -> float | None:
     sample = results.median(case, name)
-    return None if sample is None else sample.rate
+    value: float = 0.0 if sample is None else getattr(sample, figure)
+    return value or None
 
 
 def draw(names: Sequence[str], shown: Sequence[Panel]) -> str:
@@ -99,7 +110,7 @@ def _panel(panel: Panel, top: int) -> list[str]:
         parts.append(
             f'<line x1="{MARGIN_LEFT}" x2="{WIDTH - 10}" y1="{y}" y2="{y}" stroke="#ddd"/>'
             f'<text x="{MARGIN_LEFT - 6}" y="{y + 4}" text-anchor="end" fill="#555">'
-            f"{highest * line / GRID_LINES / 1000:,.0f}k</text>"
+            f"{highest * line / GRID_LINES:,.0f}</text>"
         )
     group_width = (WIDTH - 10 - MARGIN_LEFT) / len(panel.groups)
     for number, (label, values) in enumerate(panel.groups):

