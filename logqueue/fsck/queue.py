@@ -105,15 +105,34 @@ def _last_word(disk: Disk, found: Survey) -> None:
 
 
 def _identity(disk: Disk, found: Survey, names: list[str]) -> bytes | None:
-    """The queue's id: what most of its segments say, for they are what it is worth."""
+    """The queue's id: what most of its segments say, for they are what it is worth.
+
+    Never one that another directory owns by a sound meta file: files of that queue may have been
+    put here, and its records must not come out under this name.
+    """
     votes: Counter[bytes] = Counter()
+    own = _owner(disk, found.directory)
     with contextlib.suppress(LogqueueError):
         votes[_decode_meta(disk, found.directory).queue_id] += 1
     for name in names:
         path = os.path.join(found.directory, name)
         with contextlib.suppress(LogqueueError), contextlib.closing(disk.open(path)) as extent:
             votes[decode_segment_header(path, extent.read(0, PAGE)).queue_id] += 1
+    if set(votes) - {own}:
+        queues, here = os.path.split(found.directory)
+        for other in disk.list(queues):
+            if other != here:
+                votes.pop(_owner(disk, os.path.join(queues, other)) or b"", None)
     return votes.most_common(1)[0][0] if votes else None
+
+
+def _owner(disk: Disk, directory: str) -> bytes | None:
+    """The id that a sound meta file gives the queue in `directory`, which bears its name."""
+    try:
+        meta = _decode_meta(disk, directory)
+    except (LogqueueError, OSError):
+        return None
+    return meta.queue_id if directory_name(meta.name) == os.path.basename(directory) else None
 
 
 def _decode_meta(disk: Disk, directory: str) -> Meta:
