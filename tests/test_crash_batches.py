@@ -1,4 +1,4 @@
-"""Batches, taken by lease, through chains of crashes: what was acknowledged never comes back, everything
+"""Batches, taken by lease, through chains of crashes: what was acknowledged never comes back, all
 else does, and of a batch there is all or nothing."""
 
 from __future__ import annotations
