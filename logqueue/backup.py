@@ -19,16 +19,13 @@ no lock.  Quarantined files stay behind.
 
 from __future__ import annotations
 
-import argparse
 import errno
 import os
 import shutil
-import sys
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from logqueue.errors import Corrupt, LogqueueError, StorageFailed, UsageError
+from logqueue.errors import Corrupt, UsageError
 from logqueue.storage.disk import Disk, MmapDisk
 from logqueue.storage.format import FRAMES_OFFSET, PAGE, decode_segment_header, footer_offset
 from logqueue.storage.frame import Scan, salt_seed
@@ -185,26 +182,3 @@ def _copy_frames(disk: Disk, source: str, target: str) -> None:
             copy.close()
     finally:
         extent.close()
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m logqueue.backup`: 0 when all is well, 1 when queues are damaged, 2 when there is
-    no backup."""
-    parser = argparse.ArgumentParser(
-        prog="logqueue.backup", description="Copy a data directory while its daemon runs."
-    )
-    parser.add_argument("source", metavar="DATA_DIR")
-    parser.add_argument("destination", metavar="DESTINATION", help="a directory that is made")
-    given = parser.parse_args(argv)
-    try:
-        damage = backup(given.source, given.destination)
-    except (LogqueueError, StorageFailed, OSError) as error:
-        print(f"logqueue backup: {error}", file=sys.stderr)
-        return 2
-    for line in damage:
-        print(f"logqueue backup: copied as it is: {line}", file=sys.stderr)
-    return 1 if damage else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

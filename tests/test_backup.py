@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from logqueue.backup import backup, main
+from logqueue.backup import backup
+from logqueue.cli import main
 from logqueue.errors import Corrupt, NewerFormat, UsageError
 from logqueue.storage.disk import MmapDisk
 from logqueue.storage.format import SEGMENT_BYTES_MIN
@@ -170,7 +171,7 @@ def test_a_damaged_queue_is_copied_as_it_is_and_told(
     monkeypatch.setattr("logqueue.backup.PAUSE_S", 0.0)
     source = closed_store(tmp_path / "data")
     (source / "queues/q/cursor").write_bytes(bytes(8192))
-    assert main([str(source), str(tmp_path / "copy")]) == 1
+    assert main(["backup", str(source), str(tmp_path / "copy")]) == 1
     assert "cursor: offset 0: no cursor entry is readable" in capsys.readouterr().err
     for path in (source / "queues/q").iterdir():
         assert (tmp_path / "copy/queues/q" / path.name).read_bytes() == path.read_bytes()
@@ -188,7 +189,7 @@ def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (tmp_path / "copy").mkdir()
     with pytest.raises(UsageError, match="copy: exists already"):
         backup(str(source), str(tmp_path / "copy"))
-    assert main([str(source), str(tmp_path / "copy")]) == 2
+    assert main(["backup", str(source), str(tmp_path / "copy")]) == 2
     assert "exists already" in capsys.readouterr().err
     assert os.listdir(tmp_path / "copy") == []
 

@@ -267,11 +267,11 @@ class Log:
 
     def close(self) -> None:
         """Give every map and descriptor back; syncs nothing."""
-        if self._spare is not None:
-            self._spare.close()
-            self._disk.unlink(self._spare.path)
-            self._spare = None
         self.active.extent.close()
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.close()
+            self._disk.unlink(spare.path)  # last: when it fails, everything is closed all the same
 
     def _take_spare(self, size: int) -> Extent:
         spare, self._spare = self._spare, None

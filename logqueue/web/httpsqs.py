@@ -74,11 +74,6 @@ class Dialect:
         self._log_again_at = 0.0
         self._read_again = lru_cache(maxsize=QUERIES_MAX)(self._read)
 
-    def change_password(self, password: bytes | None) -> None:
-        """Require another one, or none, from the next request on."""
-        self._password = password
-        self._read_again.cache_clear()
-
     def handle_nowait(self, request: Request) -> Response | None:
         """The answer to a put or get that needs no waiting; else None, and nothing has happened.
 
