@@ -16,8 +16,9 @@ from logqueue.pool import Handle, Pool
 from logqueue.storage.compactor import Usage
 from logqueue.storage.delivery import NoRoom
 from logqueue.storage.headers import body_of
-from logqueue.storage.queue import NEVER_WRITTEN, Positions, Queue
+from logqueue.storage.queue import Queue
 from logqueue.storage.reader import Cold, Fetch
+from logqueue.storage.ring import NEVER_WRITTEN, Positions
 from logqueue.storage.store import Store
 from logqueue.web.message import Promise
 from logqueue.web.queues import Status

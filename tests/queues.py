@@ -8,6 +8,7 @@ from pathlib import Path
 
 from logqueue.storage.disk import MmapDisk
 from logqueue.storage.layout import directory_name
+from logqueue.storage.opening import create_queue, open_queue
 from logqueue.storage.queue import Options, Queue
 from logqueue.storage.recovery import Report, inspect
 
@@ -24,11 +25,11 @@ def directory(root: Path, name: bytes = b"q") -> Path:
 
 
 def create(root: Path, options: Options = COMMITTED, name: bytes = b"q") -> Queue:
-    return Queue.create(DISK, str(directory(root, name)), name, options)
+    return create_queue(DISK, str(directory(root, name)), name, options)
 
 
 def reopen(root: Path, options: Options = COMMITTED, name: bytes = b"q") -> tuple[Queue, Report]:
-    return Queue.open(DISK, str(directory(root, name)), options)
+    return open_queue(DISK, str(directory(root, name)), options)
 
 
 def look(root: Path, name: bytes = b"q") -> Report:

@@ -14,7 +14,8 @@ from logqueue.cli import main
 from logqueue.errors import Corrupt, NewerFormat, UsageError
 from logqueue.storage.disk import MmapDisk
 from logqueue.storage.format import SEGMENT_BYTES_MIN
-from logqueue.storage.queue import Options, Queue
+from logqueue.storage.opening import open_queue
+from logqueue.storage.queue import Options
 from logqueue.storage.store import Store
 from tests.daemon import Daemon
 from tools.pipeline import Pipeline, put_request, request
@@ -147,7 +148,7 @@ def test_a_restored_queue_is_the_queue(tmp_path: Path) -> None:
     backup(str(source), str(tmp_path / "copy"))
     queues = []
     for path in (source, tmp_path / "copy"):
-        queue, report = Queue.open(MmapDisk(), str(path / "queues/q"), Options(False))
+        queue, report = open_queue(MmapDisk(), str(path / "queues/q"), Options(False))
         assert report.notes == []
         queues.append((queue.positions, [queue.get() for _ in range(201)]))
         queue.close()

@@ -13,6 +13,7 @@ import trio
 from logqueue.commit import Committer, Group
 from logqueue.errors import StorageFailed
 from logqueue.storage.disk import MmapDisk
+from logqueue.storage.opening import create_queue
 from logqueue.storage.queue import Options, Queue, Sync
 
 
@@ -28,7 +29,8 @@ class Counted(Queue):
 
 @asynccontextmanager
 async def committing(directory: Path) -> AsyncIterator[tuple[Committer, Group, Counted]]:
-    queue = Counted.create(MmapDisk(), str(directory / "q"), b"q", Options())
+    queue = create_queue(MmapDisk(), str(directory / "q"), b"q", Options())
+    queue.__class__ = Counted
     assert isinstance(queue, Counted)
     try:
         async with trio.open_nursery() as nursery:

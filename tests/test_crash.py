@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from logqueue.errors import Corrupt
-from logqueue.storage import recovery
+from logqueue.storage import opening, recovery, store
 from logqueue.storage.cursor import Cursor
 from logqueue.storage.disk import Extent
 from logqueue.storage.format import Ring
@@ -180,7 +180,7 @@ def recover_from_the_page_cache(patch: pytest.MonkeyPatch) -> None:
 
 
 def trust_the_names_that_are_there(patch: pytest.MonkeyPatch) -> None:
-    recover, sync_directory = Queue.open, CrashDisk.sync_directory
+    recover, sync_directory = opening.open_queue, CrashDisk.sync_directory
 
     def trusting(*arguments: Any) -> Any:
         synced: list[str] = []
@@ -194,7 +194,7 @@ def trust_the_names_that_are_there(patch: pytest.MonkeyPatch) -> None:
             inner.setattr(CrashDisk, "sync_directory", all_but_the_first)
             return recover(*arguments)
 
-    patch.setattr(Queue, "open", trusting)
+    patch.setattr(store, "open_queue", trusting)
 
 
 def unlink_before_the_checkpoint(patch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,8 @@ from logqueue.storage import delivery as module
 from logqueue.storage.delivery import Delivered, Delivery, NoRoom
 from logqueue.storage.disk import Extent, MmapDisk
 from logqueue.storage.leases import State
-from logqueue.storage.queue import Options, Queue
+from logqueue.storage.opening import create_queue, open_queue
+from logqueue.storage.queue import Options
 from logqueue.storage.reader import Cold
 from logqueue.storage.token import Outcome
 
@@ -45,7 +46,7 @@ class World:
         self.clock = Clock()
         self.options = Options(segment_bytes_max=64 << 10, clock=self.clock, now=self.clock)
         self.directory = os.path.join(root, "q")
-        self.queue = Queue.create(self.disk, self.directory, b"q", self.options)
+        self.queue = create_queue(self.disk, self.directory, b"q", self.options)
 
     @property
     def delivery(self) -> Delivery:
@@ -92,7 +93,7 @@ class World:
     def reopen(self, *, clean: bool) -> None:
         """Stop and start again; not `clean`: as after kill -9, where the maps' stores stay."""
         self.queue.close(clean=clean)
-        self.queue, report = Queue.open(self.disk, self.directory, self.options)
+        self.queue, report = open_queue(self.disk, self.directory, self.options)
         assert not report.notes
 
 
@@ -352,7 +353,7 @@ def test_a_clock_set_back_while_we_were_away(world: World) -> None:
     world.lease(1, 1000)
     world.queue.close()
     world.clock.ms -= 10**10
-    world.queue, _ = Queue.open(world.disk, world.directory, world.options)
+    world.queue, _ = open_queue(world.disk, world.directory, world.options)
     due = world.delivery.leases.next_due()
     assert due == world.clock.ms + int(LEASE_S_MAX * 1000)
 

@@ -32,7 +32,7 @@ from logqueue.storage.format import (
 )
 from logqueue.storage.frame import FRAME, salt_seed
 from logqueue.storage.layout import FORMAT_PREFIX
-from logqueue.storage.queue import RINGS_MAX
+from logqueue.storage.ring import RINGS_MAX
 from logqueue.storage.steps import ENTRY, RANGE, STEP
 from tests.queues import drain, look, reopened
 

@@ -17,7 +17,8 @@ import pytest
 
 from logqueue.storage.disk import MmapDisk
 from logqueue.storage.layout import META, QUEUES, SPARE
-from logqueue.storage.queue import Options, Queue
+from logqueue.storage.opening import create_queue, open_queue
+from logqueue.storage.queue import Options
 from logqueue.storage.recovery import inspect
 from tests.daemon import START_S, Daemon, assert_refused, eventually, running, start
 from tools.clients import Load
@@ -275,7 +276,7 @@ def test_order_and_sequence_never_depend_on_the_clock(tmp_path: Path) -> None:
     times = [0, 1, 1_700_000_000_000, 2**31 * 1000, 2**40 * 1000]
     options = Options(segment_bytes_max=65536, clock=lambda: chance.choice(times))
     disk, directory = MmapDisk(), str(tmp_path / "q")
-    queue = Queue.create(disk, directory, b"q", options)
+    queue = create_queue(disk, directory, b"q", options)
     got = []
     for n in range(1000):
         queue.put(b"%d" % n * 40)
@@ -284,7 +285,7 @@ def test_order_and_sequence_never_depend_on_the_clock(tmp_path: Path) -> None:
             got.append(queue.get())
         if n % 250 == 249:
             queue.close(clean=chance.random() < 0.5)
-            queue, report = Queue.open(disk, directory, options)
+            queue, report = open_queue(disk, directory, options)
             assert not report.damage
     while (message := queue.get()) is not None:
         got.append(message)

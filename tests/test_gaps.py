@@ -12,6 +12,7 @@ from logqueue.errors import Corrupt
 from logqueue.storage.disk import MmapDisk
 from logqueue.storage.format import NOTHING_BEFORE, decode_meta, encode_meta, with_repaired_links
 from logqueue.storage.layout import META, segment_name
+from logqueue.storage.opening import create_queue, open_queue
 from logqueue.storage.queue import Options, Queue
 
 DISK = MmapDisk()
@@ -21,7 +22,7 @@ OPTIONS = Options()
 def queue_with_a_step(directory: Path) -> str:
     """Records 1..3, then nothing up to 9, then 10 and 11, with none consumed; closed."""
     path = str(directory / "q")
-    queue = Queue.create(DISK, path, b"q", OPTIONS)
+    queue = create_queue(DISK, path, b"q", OPTIONS)
     for number in (1, 2, 3):
         queue.put(b"%d" % number)
     queue.log.roll(base=10)
@@ -36,7 +37,7 @@ def taken(queue: Queue) -> list[tuple[int, bytes]]:
 
 
 def test_a_get_goes_on_behind_a_step(tmp_path: Path) -> None:
-    queue, _ = Queue.open(DISK, queue_with_a_step(tmp_path), OPTIONS)
+    queue, _ = open_queue(DISK, queue_with_a_step(tmp_path), OPTIONS)
     assert taken(queue) == [(1, b"1"), (2, b"2"), (3, b"3"), (10, b"10"), (11, b"11")]
     assert queue.positions.unread == 0
     queue.close()
@@ -44,7 +45,7 @@ def test_a_get_goes_on_behind_a_step(tmp_path: Path) -> None:
 
 def test_a_step_at_the_end_leaves_an_empty_queue_that_takes_new_messages(tmp_path: Path) -> None:
     path = str(tmp_path / "q")
-    queue = Queue.create(DISK, path, b"q", OPTIONS)
+    queue = create_queue(DISK, path, b"q", OPTIONS)
     queue.put(b"1")
     queue.log.roll(base=10)
     queue.sync()
@@ -61,18 +62,18 @@ def test_a_missing_segment_is_damage_until_a_repair_has_declared_it(tmp_path: Pa
     path = queue_with_a_step(tmp_path)
     os.unlink(os.path.join(path, segment_name(1)))
     with pytest.raises(Corrupt, match="the segment is missing"):
-        Queue.open(DISK, path, OPTIONS)
+        open_queue(DISK, path, OPTIONS)
     meta_path = os.path.join(path, META)
     meta = decode_meta(meta_path, Path(meta_path).read_bytes())
     Path(meta_path).write_bytes(encode_meta(with_repaired_links(meta, {10: NOTHING_BEFORE})))
-    queue, _ = Queue.open(DISK, path, OPTIONS)
+    queue, _ = open_queue(DISK, path, OPTIONS)
     queue.close()
 
 
 def test_a_reset_that_a_crash_cut_short_leaves_a_queue_that_works(tmp_path: Path) -> None:
     """The meta file says that all is consumed, the cursor stands at a record before."""
     path, copy = str(tmp_path / "q"), tmp_path / "copy" / "q"
-    queue = Queue.create(DISK, path, b"q", OPTIONS)
+    queue = create_queue(DISK, path, b"q", OPTIONS)
     for number in (1, 2, 3):
         queue.put(b"%d" % number)
     queue.sync()
@@ -84,7 +85,7 @@ def test_a_reset_that_a_crash_cut_short_leaves_a_queue_that_works(tmp_path: Path
     shutil.copy(os.path.join(path, META), copy / META)
     queue.close()
 
-    queue, _ = Queue.open(DISK, str(copy), OPTIONS)
+    queue, _ = open_queue(DISK, str(copy), OPTIONS)
     assert queue.get() is None
     queue.put(b"new")
     queue.sync()
@@ -92,7 +93,7 @@ def test_a_reset_that_a_crash_cut_short_leaves_a_queue_that_works(tmp_path: Path
     queue.put(b"newer")
     queue.sync()
     queue.log.close()  # as kill -9 does
-    queue, _ = Queue.open(DISK, str(copy), OPTIONS)
+    queue, _ = open_queue(DISK, str(copy), OPTIONS)
     assert queue.get() == (2, b"newer")
     queue.close()
 
@@ -100,7 +101,7 @@ def test_a_reset_that_a_crash_cut_short_leaves_a_queue_that_works(tmp_path: Path
 def test_a_cursor_that_knows_no_place_is_looked_up(tmp_path: Path) -> None:
     """The meta file says that 2 records are consumed; only the index knows where the third is."""
     path = str(tmp_path / "q")
-    queue = Queue.create(DISK, path, b"q", OPTIONS)
+    queue = create_queue(DISK, path, b"q", OPTIONS)
     for number in (1, 2, 3, 4):
         queue.put(b"%d" % number)
     queue.sync()
@@ -109,6 +110,6 @@ def test_a_cursor_that_knows_no_place_is_looked_up(tmp_path: Path) -> None:
     meta = decode_meta(meta_path, Path(meta_path).read_bytes())
     ring = meta.rings[0]._replace(after=2, base=2)
     Path(meta_path).write_bytes(encode_meta(meta._replace(rings=(ring,))))
-    queue, _ = Queue.open(DISK, path, OPTIONS)
+    queue, _ = open_queue(DISK, path, OPTIONS)
     assert taken(queue) == [(1, b"3"), (2, b"4")]
     queue.close()

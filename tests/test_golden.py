@@ -13,7 +13,7 @@ import pytest
 from logqueue.storage.disk import MmapDisk
 from logqueue.storage.format import VERSION
 from logqueue.storage.layout import decode_format, directory_name
-from logqueue.storage.queue import Queue
+from logqueue.storage.opening import open_queue
 from logqueue.storage.store import Store
 from tools.golden import GOLDEN, OPTIONS, QUEUES, describe, drain
 
@@ -47,7 +47,7 @@ def test_every_queue_is_what_it_was(tmp_path: Path, version: int) -> None:
     store.close()
     for quoted, what in expected.items():
         directory = os.path.join(root, "queues", directory_name(unquote_to_bytes(quoted)))
-        queue, report = Queue.open(MmapDisk(), directory, OPTIONS)
+        queue, report = open_queue(MmapDisk(), directory, OPTIONS)
         assert [note for note in report.notes if "torn tail" not in note] == []
         assert bool(report.notes) == (quoted == "torn")
         assert {**describe(queue), "unread": drain(queue)} == what

@@ -18,7 +18,8 @@ from logqueue.storage.format import (
 )
 from logqueue.storage.frame import FRAME_BYTES, LAG_UNKNOWN, Scan, salt_seed
 from logqueue.storage.layout import SPARE, segment_name
-from logqueue.storage.queue import Options, Queue
+from logqueue.storage.opening import create_queue
+from logqueue.storage.queue import Options
 from logqueue.storage.segment import crc_of
 from tests.queues import DISK, EAGER, create, directory, drain, look, overwrite, reopened
 
@@ -145,7 +146,7 @@ class FullDisk(MmapDisk):
 def test_a_roll_without_room_changes_nothing_and_works_later(tmp_path: Path, full_at: str) -> None:
     disk = FullDisk()
     path = directory(tmp_path)
-    queue = Queue.create(disk, str(path), b"q", EAGER)
+    queue = create_queue(disk, str(path), b"q", EAGER)
     payloads = [b"%d " % number * 2000 for number in range(5)]
     for payload in payloads:
         queue.put(payload)
@@ -166,7 +167,7 @@ def test_a_roll_without_room_changes_nothing_and_works_later(tmp_path: Path, ful
 def test_a_reset_is_done_although_there_is_no_room_for_a_fresh_segment(tmp_path: Path) -> None:
     """It has happened once the meta file says so; the space is a bonus."""
     disk = FullDisk()
-    queue = Queue.create(disk, str(directory(tmp_path)), b"q", EAGER)
+    queue = create_queue(disk, str(directory(tmp_path)), b"q", EAGER)
     queue.put(b"old")
     disk.full_at = "descriptors"
     queue.reset()

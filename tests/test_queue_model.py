@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from logqueue.storage.format import MAXQUEUE_DEFAULT
-from logqueue.storage.queue import RINGS_MAX, Queue
+from logqueue.storage.queue import Queue
+from logqueue.storage.ring import RINGS_MAX
 from tests.queues import COMMITTED, EAGER, create, reopen
 
 

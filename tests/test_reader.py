@@ -14,6 +14,7 @@ from logqueue.errors import Corrupt
 from logqueue.storage.disk import MmapDisk
 from logqueue.storage.format import FRAMES_OFFSET, INDEX_STRIDE, SEGMENT_BYTES_MIN
 from logqueue.storage.layout import directory_name, segment_name
+from logqueue.storage.opening import create_queue, open_queue
 from logqueue.storage.queue import Options, Queue
 from logqueue.storage.reader import READ_WINDOW_BYTES, Cold, Window, build_index, opened
 
@@ -22,12 +23,12 @@ OPTIONS = Options(committed_reads=False, segment_bytes_max=256 * 1024)
 
 
 def make(path: Path, options: Options = OPTIONS) -> Queue:
-    return Queue.create(DISK, str(path / directory_name(b"q")), b"q", options)
+    return create_queue(DISK, str(path / directory_name(b"q")), b"q", options)
 
 
 def reopened(queue: Queue, path: Path, *, clean: bool = True) -> Queue:
     queue.close(clean=clean)
-    return Queue.open(DISK, str(path / directory_name(b"q")), OPTIONS)[0]
+    return open_queue(DISK, str(path / directory_name(b"q")), OPTIONS)[0]
 
 
 def payload(number: int, size: int = 100) -> bytes:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from logqueue.storage.disk import MmapDisk
 from logqueue.storage.layout import directory_name
+from logqueue.storage.opening import create_queue
 from logqueue.storage.queue import Options, Queue
 from logqueue.storage.recovery import inspect
 
@@ -60,7 +61,7 @@ def measure(directory: Path, size: int, records: int = RECORDS) -> Costs:
 
 
 def _create(root: str) -> Queue:
-    return Queue.create(MmapDisk(), str(Path(root) / directory_name(NAME)), NAME, Options())
+    return create_queue(MmapDisk(), str(Path(root) / directory_name(NAME)), NAME, Options())
 
 
 def _time(operation: Callable[[int], object], records: int) -> Cost:

@@ -20,6 +20,7 @@ from urllib.parse import quote_from_bytes
 from logqueue.storage.disk import MmapDisk
 from logqueue.storage.format import SEGMENT_BYTES_MIN, VERSION
 from logqueue.storage.layout import directory_name
+from logqueue.storage.opening import open_queue
 from logqueue.storage.queue import Options, Queue
 from logqueue.storage.store import Store
 from logqueue.storage.token import Outcome
@@ -127,7 +128,7 @@ def main() -> None:
             packed.add(root, "data")
         for name in QUEUES:
             directory = os.path.join(root, "queues", directory_name(name))
-            queue, _ = Queue.open(MmapDisk(), directory, OPTIONS)
+            queue, _ = open_queue(MmapDisk(), directory, OPTIONS)
             seen = describe(queue)
             expected[quote_from_bytes(name, safe="")] = {**seen, "unread": drain(queue)}
             queue.close()

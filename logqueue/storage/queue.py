@@ -1,4 +1,4 @@
-"""One FIFO: the log, the cursor and HTTPSQS's ring arithmetic.
+"""One FIFO: a log, a cursor, and what was promised of them.
 
 Invariants:
   Q1  durable <= written: a record is promised only after the sync that began after its append;
@@ -14,11 +14,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import NamedTuple
 
 from logqueue.errors import Corrupt, DiskFull, LimitExceeded
@@ -28,11 +26,7 @@ from logqueue.storage.delivery import Delivery, NoRoom
 from logqueue.storage.disk import Disk, Extent, replace_file
 from logqueue.storage.format import (
     FRAMES_OFFSET,
-    MAXQUEUE_DEFAULT,
-    MAXQUEUE_MAX,
-    MAXQUEUE_MIN,
     SEGMENT_BYTES_MIN,
-    Checkpoint,
     Meta,
     Ring,
     encode_meta,
@@ -42,10 +36,16 @@ from logqueue.storage.headers import body_of
 from logqueue.storage.layout import META, META_TEMPORARY
 from logqueue.storage.log import Log, Position, Removal
 from logqueue.storage.reader import Cold, Fetch, Lookup
-from logqueue.storage.recovery import Report, inspect, queue_seed
-from logqueue.storage.segment import Segment
+from logqueue.storage.ring import (
+    Positions,
+    capacity,
+    fresh,
+    newest_at,
+    position_of,
+    positions,
+    resized,
+)
 
-RINGS_MAX = 16  # size changes that `view` can look back across
 CHECKPOINT_BYTES = 4 << 20  # appended bytes after which the durable mark is noted again
 
 
@@ -70,29 +70,6 @@ class Options:
     segment_bytes_max: int = 64 << 20
     clock: Callable[[], int] = clock_ms
     now: Callable[[], int] = steady_ms  # what leases end by
-
-
-class Positions(NamedTuple):
-    """A queue in HTTPSQS's words."""
-
-    maxqueue: int
-    putpos: int
-    putlap: int
-    getpos: int
-    getlap: int
-    unread: int
-
-
-NEVER_WRITTEN = Positions(MAXQUEUE_DEFAULT, 0, 1, 0, 1, 0)
-
-
-def positions(ring: Ring, last: int, consumed: int, settled_above: int = 0) -> Positions:
-    """Where writer and reader stand when `last` is the newest sequence; `settled_above` records
-    behind `consumed` are consumed too."""
-    put = (last - ring.base - 1) % ring.maxqueue + 1 if last > ring.base else 0
-    get = (consumed - ring.base - 1) % ring.maxqueue + 1 if consumed > ring.base else 0
-    unread = last - consumed - settled_above
-    return Positions(ring.maxqueue, put, 2 if put < get else 1, get, 1, unread)
 
 
 class Sync(NamedTuple):
@@ -146,81 +123,6 @@ class Queue:
         if self.settings.needs_delivery:
             self.deliver()
 
-    @classmethod
-    def create(cls, disk: Disk, directory: str, name: bytes, options: Options) -> Queue:
-        """A new queue in `directory`, whose basename is `directory_name(name)`.
-
-        It is built beside and given its name when it is whole.  Raises DiskFull, LimitExceeded.
-        """
-        building = directory + ".tmp"
-        disk.remove_tree(building)
-        disk.make_directory(building)
-        ring = Ring(0, 0, MAXQUEUE_DEFAULT)
-        meta = Meta(secrets.token_bytes(16), options.clock(), name, (ring,), {})
-        _write_meta(disk, building, meta)
-        log = Log.create(disk, building, meta.queue_id, options.clock, options.segment_bytes_max)
-        cursor = None
-        try:
-            first = Checkpoint(1, 0, 0, *log.end, 0, *log.end)
-            cursor = Cursor.create(disk, building, queue_seed(meta.queue_id), first)
-            disk.sync_directory(building)
-            disk.rename(building, directory)
-            disk.sync_directory(os.path.dirname(directory))
-        except BaseException:
-            if cursor is not None:
-                cursor.close(clean=False)
-            log.close()
-            raise
-        log.move(directory)
-        cursor.move(directory)
-        return cls(disk, directory, meta, log, cursor, options)
-
-    @classmethod
-    def open(cls, disk: Disk, directory: str, options: Options) -> tuple[Queue, Report]:
-        """Recover the queue in `directory`.
-
-        Raises Corrupt when acknowledged data is damaged or missing, NewerFormat, DiskFull (when
-        sequences must step up, which takes a new segment), LimitExceeded, StorageFailed.  Nothing
-        is changed before the whole directory has been inspected.
-        """
-        disk.sync_directory(directory)  # R4
-        report = inspect(disk, directory)
-        if report.damage:
-            raise report.damage[0]
-        meta, tail = report.meta, report.tail
-        assert meta is not None
-        assert tail is not None
-        for name in [*report.unfinished, *report.stale]:
-            disk.unlink(os.path.join(directory, name))
-        extent = disk.open(os.path.join(directory, tail.name), writable=True)
-        active = Segment(extent, tail.header, tail.last, tail.end)
-        log = Log(
-            disk,
-            directory,
-            meta.queue_id,
-            report.sealed,
-            active,
-            options.clock,
-            options.segment_bytes_max,
-        )
-        try:
-            if not tail.appendable:  # R3: the next put rolls
-                active.retire()
-            if report.next_sequence != tail.last + 1:
-                log.roll(base=report.next_sequence)
-            cursor = Cursor.open(disk, directory, queue_seed(meta.queue_id))
-        except BaseException:
-            log.close()
-            raise
-        queue = cls(disk, directory, meta, log, cursor, options)
-        if report.acks is not None:
-            try:
-                queue.deliver().restore(report.acks)
-            except BaseException:
-                queue.close(clean=False)
-                raise
-        return queue, report
-
     # ------------------------------------------------------------ the hot path
 
     def fits(self, length: int) -> bool:
@@ -234,10 +136,8 @@ class Queue:
 
     @property
     def capacity(self) -> int:
-        """The messages that the ring takes now.  HTTPSQS's ring holds one less once it was read
-        from, because its writer may not stand on its reader."""
-        ring = self._ring
-        return ring.maxqueue if self.consumed == ring.base else ring.maxqueue - 1
+        """The messages that the ring takes now."""
+        return capacity(self._ring, self.consumed)
 
     def put(self, payload: bytes) -> int | None:
         """Append one message: its position, or None when the ring is full.
@@ -371,7 +271,7 @@ class Queue:
 
     def position_of(self, sequence: int) -> int:
         """The ring position of a sequence."""
-        return (sequence - self._ring.base - 1) % self._ring.maxqueue + 1
+        return position_of(self._ring, sequence)
 
     def deliver(self) -> Delivery:
         """The queue's `Delivery`; from the first call on, all consumption goes through it."""
@@ -398,12 +298,8 @@ class Queue:
         """How to find the message that was stored last at a ring position; None when there is
         none, or it is no longer on disk.  Run it in any thread, then give it to `log.learn`."""
         upper = self.durable if self._committed_reads else self.log.last
-        for ring in reversed(self._meta.rings):
-            sequence = upper - (upper - ring.base - position) % ring.maxqueue
-            if position <= ring.maxqueue and sequence > ring.after:
-                return self.log.lookup(sequence)
-            upper = min(upper, ring.after)
-        return None
+        sequence = newest_at(self._meta.rings, position, upper)
+        return None if sequence is None else self.log.lookup(sequence)
 
     @property
     def positions(self) -> Positions:
@@ -507,7 +403,7 @@ class Queue:
         everything below it is consumed.  Raises DiskFull when not even that page is to be had.
         """
         self.sync()
-        first = (Ring(self.log.last, self.log.last, MAXQUEUE_DEFAULT),)
+        first = fresh(self.log.last)
         try:
             self._change_meta(rings=first)
         except DiskFull:
@@ -530,25 +426,12 @@ class Queue:
         self.sync()
 
     def set_maxqueue(self, maxqueue: int) -> bool:
-        """Change the ring's size; False when the positions do not allow it.
-
-        `maxqueue` must lie within MAXQUEUE_MIN and MAXQUEUE_MAX.
-        """
-        assert MAXQUEUE_MIN <= maxqueue <= MAXQUEUE_MAX
-        now = self.positions
-        if maxqueue < now.putpos or maxqueue < now.getpos or now.putpos < now.getpos:
+        """Change the ring's size; False when the positions do not allow it (`ring.resized`)."""
+        rings = resized(self._meta.rings, maxqueue, self.log.last, self.consumed, self.log.first)
+        if rings is None:
             return False
-        if self.log.last - now.putpos > self.consumed:
-            # A crash took gets that had made room for puts: the reader is a lap behind, and the
-            # new ring would begin past it.
-            return False
-        if maxqueue != now.maxqueue:
-            last, first = self.log.last, self.log.first
-            rings = self._meta.rings
-            # A ring whose successor begins below the oldest record has nothing left to show.
-            kept = [r for r, successor in pairwise(rings) if successor.after >= first]
-            ring = Ring(last, last - now.putpos, maxqueue)
-            self._change_meta(rings=(*kept, rings[-1], ring)[-RINGS_MAX:])
+        if rings != self._meta.rings:
+            self._change_meta(rings=rings)
         return True
 
     def purge(self) -> int:
@@ -640,11 +523,12 @@ class Queue:
             meta = meta._replace(rings=rings)
         if options is not None:
             meta = meta._replace(options=dict(options))
-        _write_meta(self._disk, self._directory, meta)
+        write_meta(self._disk, self._directory, meta)
         self._meta, self._ring = meta, meta.rings[-1]
         self.settings = QueueOptions.loaded(meta.options, self._ring.maxqueue)
 
 
-def _write_meta(disk: Disk, directory: str, meta: Meta) -> None:
+def write_meta(disk: Disk, directory: str, meta: Meta) -> None:
+    """Put a new meta file in place of the old one, durably.  Raises DiskFull, StorageFailed."""
     temporary = os.path.join(directory, META_TEMPORARY)
     replace_file(disk, directory, META, encode_meta(meta), temporary)

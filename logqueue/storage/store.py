@@ -24,8 +24,10 @@ from logqueue.storage.layout import (
 )
 from logqueue.storage.leases import Leases
 from logqueue.storage.log import Sealed
-from logqueue.storage.queue import Options, Positions, Queue, positions
+from logqueue.storage.opening import create_queue, open_queue
+from logqueue.storage.queue import Options, Queue
 from logqueue.storage.recovery import Report, inspect
+from logqueue.storage.ring import Positions, positions
 
 
 class Resting(NamedTuple):
@@ -152,15 +154,15 @@ class Store:
         return Resting.reported(report)
 
     def open_queue(self, name: bytes) -> tuple[Queue, Report]:
-        """Recover an existing queue.  Raises what `Queue.open` does."""
+        """Recover an existing queue.  Raises what `opening.open_queue` does."""
         directory = os.path.join(self._queues, directory_name(name))
-        return Queue.open(self._disk, directory, self._options)
+        return open_queue(self._disk, directory, self._options)
 
     def create_queue(self, name: bytes) -> Queue:
         """Make a new queue, durable on return.  Raises DiskFull, LimitExceeded."""
         directory = directory_name(name)
         assert directory not in self._directories
-        queue = Queue.create(self._disk, os.path.join(self._queues, directory), name, self._options)
+        queue = create_queue(self._disk, os.path.join(self._queues, directory), name, self._options)
         self._directories.add(directory)
         return queue
 
