@@ -29,7 +29,7 @@ from typing import Literal
 from logqueue.errors import Locked, StorageFailed
 from logqueue.storage.disk import Extent
 from logqueue.storage.frame import Buffer
-from tests.crashfile import Change, Directory, File, Mood, partial
+from tests.crashfile import PAGE, Change, Directory, File, Mood, partial
 
 How = Literal["before", "within", "after"]  # where in an operation the process dies
 
@@ -82,6 +82,25 @@ class CrashExtent:
             work()
         file.settle(marks)
         disk.done()
+
+    def next_data(self, offset: int) -> tuple[int, int]:
+        """Pages that hold zeros only are holes, as those that were never stored to."""
+        assert self._open
+        self._disk.ask("read", self.path)
+        start = offset
+        while start < self.size and self._is_hole(start):
+            start = (start // PAGE + 1) * PAGE
+        end = start
+        while end < self.size and not self._is_hole(end):
+            end = (end // PAGE + 1) * PAGE
+        return min(start, self.size), min(end, self.size)
+
+    def _is_hole(self, offset: int) -> bool:
+        at = offset // PAGE * PAGE
+        return not any(self.file.live[at : at + PAGE])
+
+    def read_no_further(self) -> None:
+        pass
 
     def drop_cache(self, offset: int) -> None:
         assert self._open

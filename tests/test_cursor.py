@@ -76,6 +76,12 @@ class SectorFile:
         self.begin_sync()
         self.finish_sync()
 
+    def next_data(self, offset: int) -> tuple[int, int]:
+        raise NotImplementedError
+
+    def read_no_further(self) -> None:
+        raise NotImplementedError
+
     def drop_cache(self, offset: int) -> None:
         raise NotImplementedError
 

@@ -6,6 +6,8 @@ import mmap
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from logqueue.errors import StorageFailed
 from logqueue.storage.disk import MmapDisk
@@ -35,4 +37,37 @@ def test_a_large_store_that_the_kernel_refuses_is_fatal(tmp_path: Path) -> None:
     extent = disk.open(str(tmp_path / "file"))  # to be read
     with pytest.raises(StorageFailed):
         extent.write(0, bytes(PAGE))
+    extent.close()
+
+
+@given(
+    stores=st.lists(st.tuples(st.integers(0, 15 * PAGE), st.binary(min_size=1, max_size=64))),
+    start=st.integers(0, 16 * PAGE),
+)
+def test_between_the_stretches_of_data_there_is_nothing_but_zeros(
+    tmp_path_factory: pytest.TempPathFactory, stores: list[tuple[int, bytes]], start: int
+) -> None:
+    path = str(tmp_path_factory.mktemp("holes") / "file")
+    extent = MmapDisk().create(path, 16 * PAGE)
+    for offset, data in stores:
+        extent.write(offset, data)
+    seen = bytearray(extent.size)
+    seen[:start] = extent.read(0, start)
+    end = start
+    while True:
+        offset, end = extent.next_data(end)
+        if offset == extent.size:
+            break
+        seen[offset:end] = extent.read(offset, end - offset)
+    assert seen == extent.read(0, extent.size)
+    extent.close()
+
+
+def test_what_was_allocated_and_never_stored_to_is_no_data(tmp_path: Path) -> None:
+    extent = MmapDisk().create(str(tmp_path / "file"), 64 * PAGE)
+    assert extent.next_data(0) == (extent.size, extent.size)
+    extent.write(40 * PAGE + 1, b"x")
+    assert extent.next_data(0) == (40 * PAGE, 41 * PAGE)
+    assert extent.next_data(40 * PAGE + 5) == (40 * PAGE + 5, 41 * PAGE)
+    assert extent.next_data(41 * PAGE) == (extent.size, extent.size)
     extent.close()

@@ -62,16 +62,20 @@ def read_cursor(path: str, data: bytes, queue_seed: int) -> CursorFile:
     best: tuple[Checkpoint, int] | None = None
     empty = set(range(CURSOR_SLOTS))
     damage, half_stored = [], 0
+    valid: dict[bytes, Checkpoint] = {}  # most entries of a queue that is hardly used are the same
     for offset in range(0, CURSOR_FILE_BYTES, SECTOR):
-        if _half_stored(data[offset : offset + len(CURSOR_MAGIC)]):  # C5
+        sector = data[offset : offset + SECTOR]
+        if _half_stored(sector[: len(CURSOR_MAGIC)]):  # C5
             half_stored += 1
             continue
-        try:
-            sector = data[offset : offset + SECTOR]
-            checkpoint = decode_checkpoint(path, offset, sector, queue_seed)
-        except Corrupt as error:
-            damage.append(error)
-            continue
+        checkpoint = valid.get(sector)
+        if checkpoint is None:
+            try:
+                checkpoint = decode_checkpoint(path, offset, sector, queue_seed)
+            except Corrupt as error:
+                damage.append(error)
+                continue
+            valid[sector] = checkpoint
         empty.discard(offset // PAGE)
         if best is None or checkpoint.generation > best[0].generation:
             best = checkpoint, offset // PAGE
@@ -87,8 +91,9 @@ _BEING_STORED = bytes(len(CURSOR_MAGIC))
 def _half_stored(start: bytes) -> bool:
     """Whether zeros are replacing a magic there, or a magic zeros: a store may be cut short after
     any byte.  Every byte of the magic has two bits or more, so no flipped bit looks like this."""
-    mixed = all(byte in (0, magic) for byte, magic in zip(start, CURSOR_MAGIC, strict=False))
-    return mixed and start != CURSOR_MAGIC
+    if start == CURSOR_MAGIC:
+        return False
+    return all(byte in (0, magic) for byte, magic in zip(start, CURSOR_MAGIC, strict=False))
 
 
 class Cursor:

@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import mmap
 import os
 from collections.abc import Iterator
 from typing import Protocol
 
-from logqueue.errors import Corrupt, DiskFull, LimitExceeded, Locked, NotWritable, StorageFailed
+from logqueue.errors import Corrupt, DiskFull, LimitExceeded, NotWritable, StorageFailed
 from logqueue.storage.frame import Buffer
+from logqueue.storage.lock import FileLock
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
@@ -46,6 +46,13 @@ class Extent(Protocol):
     def sync(self) -> None:
         """Make everything stored before the call durable.  Raises StorageFailed: then nothing
         may be acknowledged any more.  The one method that is safe in another thread."""
+
+    def next_data(self, offset: int) -> tuple[int, int]:
+        """The next stretch [start, end) from `offset` on that may hold anything but zeros; `size`
+        twice when there is none.  Costs no read of what was allocated and never written."""
+
+    def read_no_further(self) -> None:
+        """From now on reads bring into the cache what they ask for and nothing beyond."""
 
     def drop_cache(self, offset: int) -> None:
         """Forget clean cached pages from `offset` on, so that the next read is the disk's."""
@@ -169,6 +176,18 @@ class MmapExtent:
         except OSError as error:
             raise StorageFailed(self.path, error) from error
 
+    def next_data(self, offset: int) -> tuple[int, int]:
+        try:
+            start = os.lseek(self._descriptor, offset, os.SEEK_DATA)
+            return start, os.lseek(self._descriptor, start, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return self.size, self.size
+            raise Corrupt(self.path, offset, f"cannot be read: {error.strerror}") from error
+
+    def read_no_further(self) -> None:
+        os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+
     def drop_cache(self, offset: int) -> None:
         start = offset & -mmap.PAGESIZE
         os.posix_fadvise(self._descriptor, start, 0, os.POSIX_FADV_DONTNEED)
@@ -180,14 +199,6 @@ class MmapExtent:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-
-
-class _FileLock:
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def release(self) -> None:
-        os.close(self._descriptor)
 
 
 class MmapDisk:
@@ -277,18 +288,7 @@ class MmapDisk:
         with _changing(path):
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             descriptor = os.open(path, flags, 0o600)
-        try:
-            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(descriptor, 20, 0).strip().decode("ascii", "replace")
-            os.close(descriptor)
-            raise Locked(path, f"process {holder or 'unknown'}") from None
-        if not shared:
-            # Always of one size, so that it takes no block of a full disk.  Nothing depends on it
-            # but the message for the next one who comes.
-            with contextlib.suppress(OSError):
-                os.pwrite(descriptor, f"{os.getpid():<19}\n".encode(), 0)
-        return _FileLock(descriptor)
+        return FileLock.take(path, descriptor, shared=shared)
 
     @staticmethod
     def _free_bytes(directory: str) -> int:

@@ -114,6 +114,12 @@ class _MortalExtent:
         self._extent.sync()
         self._fate.meet("after", "sync", self.path)
 
+    def next_data(self, offset: int) -> tuple[int, int]:
+        return self._extent.next_data(offset)
+
+    def read_no_further(self) -> None:
+        self._extent.read_no_further()
+
     def drop_cache(self, offset: int) -> None:
         self._extent.drop_cache(offset)
 

@@ -221,6 +221,6 @@ def _untouched(extent: Extent, header: SegmentHeader, checkpoint: Checkpoint) ->
     """Whether everything behind a cleanly closed tail is still zero."""
     if checkpoint.durable_base != header.base:
         return False
+    extent.read_no_further()  # read-ahead past the tail builds large folios: see MmapExtent
     end = reach(extent, checkpoint.durable_offset, extent.size)
-    extent.drop_cache(checkpoint.durable_offset)
     return end == checkpoint.durable_offset

@@ -66,10 +66,12 @@ class Resting(NamedTuple):
         assert report.tail is not None
         rings, size = report.meta.rings, report.tail.header.size
         consumed, last = report.consumed, report.next_sequence - 1
-        leases = Leases(consumed) if report.acks is None else report.acks.leases
-        leases.forget_above(report.tail.last)
-        settings = QueueOptions.loaded(report.meta.options, rings[-1].maxqueue)
-        leases.limit_attempts(settings.max_attempts)
+        leases = Leases(consumed)
+        if report.acks is not None:
+            leases = report.acks.leases
+            leases.forget_above(report.tail.last)
+            settings = QueueOptions.loaded(report.meta.options, rings[-1].maxqueue)
+            leases.limit_attempts(settings.max_attempts)
         oversized = consumed == last and size > SEGMENT_BYTES_MIN
         return cls(
             positions(rings[-1], last, consumed, leases.settled_above),

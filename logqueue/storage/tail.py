@@ -49,6 +49,7 @@ def read_header(disk: Disk, path: str, base: int, queue_id: bytes) -> SegmentHea
     """
     extent = open_existing(disk, path)
     try:
+        extent.read_no_further()
         header = decode_segment_header(path, extent.read(0, PAGE))
         size = extent.size
     finally:
@@ -128,9 +129,12 @@ def behind(extent: Extent, start: int, limit: int, seed: int) -> tuple[int, int]
 
 def reach(extent: Extent, start: int, limit: int) -> int:
     """The offset after the last byte before `limit` that is not zero; `start` if all are."""
-    found = start
-    for offset in range(start, limit, WINDOW_BYTES):
-        window = extent.read(offset, min(WINDOW_BYTES, limit - offset))
+    found, end = start, start
+    while True:
+        offset, end = extent.next_data(end)
+        if offset >= limit:
+            return found
+        end = min(end, offset + WINDOW_BYTES, limit)
+        window = extent.read(offset, end - offset)
         if window != _ZEROS[: len(window)]:
             found = offset + len(window.rstrip(b"\0"))
-    return found
