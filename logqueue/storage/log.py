@@ -7,13 +7,14 @@ segment lies past every sequence that was ever given out.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from logqueue.errors import Corrupt
+from logqueue.errors import Corrupt, DiskFull, NotWritable, StorageFailed
 from logqueue.storage.disk import Disk, Extent
 from logqueue.storage.format import (
     FRAMES_OFFSET,
@@ -271,7 +272,9 @@ class Log:
         spare, self._spare = self._spare, None
         if spare is not None:
             spare.close()
-            self._disk.unlink(spare.path)  # last: when it fails, everything is closed all the same
+            # The next start removes it otherwise, and whoever closes may do so for a failed disk.
+            with contextlib.suppress(DiskFull, NotWritable, StorageFailed):
+                self._disk.unlink(spare.path)
 
     def _take_spare(self, size: int) -> Extent:
         spare, self._spare = self._spare, None
