@@ -95,6 +95,8 @@ class LocalQueues:
                 handle = await self._make_room_to_settle(handle, wanted)
         if got is not None:
             await self._stored(handle)
+        else:
+            self._expect(handle)
         return got
 
     def put_nowait(self, name: bytes, payload: bytes) -> tuple[int | None, Promise | None]:
@@ -227,6 +229,12 @@ class LocalQueues:
             self._committer.when_durable(handle, wake)
         else:
             wake()
+
+    def _expect(self, handle: Handle) -> None:
+        """There is nothing to take: what was stored before anybody waited, and may not be served
+        yet, wakes who waits for it."""
+        if handle.queue.servable < handle.queue.log.last and handle.queue.name in self._lines:
+            self._arrived(handle)
 
     def _note(self, handle: Handle) -> Promise | None:
         """Something was stored: tell the chores; what the durability mode promises about it."""

@@ -158,6 +158,7 @@ class LocalMessageQueues(Administration):
                 return messages
             if queue.delivery is None or not queue.delivery.ready:
                 self._look_after(queue)
+                self._expect(handle)
                 return None
             self._note(handle)  # only messages that were too old: go on behind them
             await trio.lowlevel.checkpoint()

@@ -79,6 +79,26 @@ async def test_a_batch_goes_in_whole_or_not_at_all(queues: MessageQueues) -> Non
     assert await queues.put_batch(b"q", [b"x"]) is None
 
 
+async def test_of_several_that_create_a_queue_at_once_one_does(queues: MessageQueues) -> None:
+    made: list[bool] = []
+    refused: list[BadOption] = []
+
+    async def create(max_length: int) -> None:
+        try:
+            made.append(await queues.create_queue(b"q", QueueOptions(max_length=max_length)))
+        except BadOption as error:
+            refused.append(error)
+
+    async with trio.open_nursery() as nursery:
+        for max_length in (10, 20, 10, 20):
+            nursery.start_soon(create, max_length)
+    assert sorted(made) == [False, True]
+    assert len(refused) == 2
+    assert (await queues.status(b"q")).maxqueue == (
+        (await queues.describe_queue(b"q")).options.max_length
+    )
+
+
 async def test_a_batch_larger_than_a_segment(queues: MessageQueues) -> None:
     bodies = [bytes([n]) * 50_000 for n in range(100)]
     assert await queues.put_batch(b"q", bodies) == (1, 100, 1)
@@ -151,6 +171,23 @@ async def test_long_polls_are_answered_in_arrival_order(queues: MessageQueues) -
         for number in range(6):
             await queues.put(b"q", b"%d" % number)
     assert sorted(got) == [(number, b"%d" % number) for number in range(6)]  # type: ignore[type-var]
+
+
+async def test_who_begins_to_wait_between_a_put_and_its_sync_is_served(
+    queues: MessageQueues,
+) -> None:
+    await queues.put(b"q", b"opens the queue")
+    assert await queues.get(b"q") == (1, b"opens the queue")
+    with trio.fail_after(LONG_S):
+        for number in range(50):  # tasks of one tick run in any order
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(queues.put, b"q", b"%d" % number)
+                if number % 2:
+                    assert await queues.get(b"q", 2 * LONG_S) == (number + 2, b"%d" % number)
+                else:
+                    await trio.lowlevel.checkpoint()
+                    (message,) = await queues.receive(b"q", 1, 0, 2 * LONG_S)
+                    assert message.payload == b"%d" % number
 
 
 async def test_one_batch_serves_all_who_wait(queues: MessageQueues) -> None:
