@@ -24,14 +24,11 @@ class Administration(LocalQueues):
 
     async def create_queue(self, name: bytes, options: QueueOptions) -> bool:
         _check_dead_letter(name, options)
-        exists = self._pool.exists(name)
-        handle = await self._pool.acquire(name)
-        if exists:
-            if handle.queue.settings != options:
-                raise BadOption("options", "the queue exists with others; change them by PATCH")
-            return False
-        await self._configure(handle, options)
-        return True
+        if await self._pool.create(name, options):
+            return True
+        if (await self._existing(name)).queue.settings != options:
+            raise BadOption("options", "the queue exists with others; change them by PATCH")
+        return False
 
     async def update_queue(self, name: bytes, given: Mapping[str, object]) -> Details:
         handle = await self._existing(name)

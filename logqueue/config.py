@@ -15,7 +15,7 @@ Durability = Literal["always", "interval", "os"]
 KIB = 1024
 MIB = 1024 * KIB
 
-DESCRIPTORS_PER_QUEUE = 4  # segment and cursor, each once more by its map
+DESCRIPTORS_PER_QUEUE = 6  # segment, cursor, acknowledgement log; each once more by its map
 DESCRIPTORS_RESERVED = 64  # listeners, the lock, a roll, a read-ahead, a view, a log
 
 

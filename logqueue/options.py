@@ -89,7 +89,8 @@ class QueueOptions:
 
 _FIELDS = fields(QueueOptions)
 _TYPES: dict[str, type] = {field.name: type(field.default) for field in _FIELDS}
-DEFAULTS = QueueOptions().as_json()
+DEFAULT = QueueOptions()
+DEFAULTS = DEFAULT.as_json()
 
 
 def _convert(key: str, value: object) -> object:

@@ -4,8 +4,9 @@ A queue belongs to the event loop, which puts and gets without waiting.  For wha
 a roll, reset, a new size, closing) it is handed over to a worker thread as a whole, and nobody
 else touches it until it comes back; who needs it meanwhile waits.
 
-An open queue costs two maps, four descriptors and a few KiB; a closed one costs its `Resting`
-facts.  So any number of queues can exist while `open_max` of them are open.
+An open queue costs two maps, four descriptors and a few KiB, one that was leased from three maps
+and six descriptors; a closed one costs its `Resting` facts.  So any number of queues can exist
+while `open_max` of them are open.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import trio
 
 from logqueue.commit import Committer, Group
 from logqueue.errors import Corrupt, DiskFull, LimitExceeded, LogqueueError, StorageFailed
+from logqueue.options import DEFAULT, QueueOptions
 from logqueue.storage.queue import Queue
 from logqueue.storage.store import Resting, Store
 
@@ -103,10 +105,20 @@ class Pool:
                 raise self.damaged[name]
             elif name in self._opening:
                 await self._opening[name].wait()
-            elif self._closing:  # the directory may be somebody else's already
-                raise trio.ClosedResourceError("the store is closed")
             else:
                 await self._open(name)
+
+    async def create(self, name: bytes, settings: QueueOptions) -> bool:
+        """Make the queue `name` with these settings; False when it exists.
+
+        A crash leaves it with its settings or not at all.  Raises what `acquire` does.
+        """
+        while name in self._opening:
+            await self._opening[name].wait()
+        if self.exists(name):
+            return False
+        await self._open(name, settings)
+        return True
 
     async def hand_over(
         self, handle: Handle, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
@@ -210,12 +222,14 @@ class Pool:
                 found.append((name, error))
         return found, resource.getrusage(resource.RUSAGE_THREAD).ru_inblock - before
 
-    async def _open(self, name: bytes) -> None:
+    async def _open(self, name: bytes, settings: QueueOptions = DEFAULT) -> None:
+        if self._closing:  # the directory may be somebody else's already
+            raise trio.ClosedResourceError("the store is closed")
         opened = self._opening[name] = trio.Event()
         try:
             await self._take_slot()
             try:
-                queue = await self._open_or_create(name)
+                queue = await self._open_or_create(name, settings)
             except BaseException:
                 self._give_slot()
                 raise
@@ -229,7 +243,7 @@ class Pool:
             del self._opening[name]
             opened.set()
 
-    async def _open_or_create(self, name: bytes) -> Queue:
+    async def _open_or_create(self, name: bytes, settings: QueueOptions) -> Queue:
         if self._store.exists(name):
             return (await trio.to_thread.run_sync(self._store.open_queue, name))[0]
         count = len(self._store) + self._creating + 1
@@ -237,7 +251,7 @@ class Pool:
             raise LimitExceeded("number of queues (--max-queues)", count, self._queues_max)
         self._creating += 1
         try:
-            return await trio.to_thread.run_sync(self._store.create_queue, name)
+            return await trio.to_thread.run_sync(self._store.create_queue, name, settings)
         finally:
             self._creating -= 1
 

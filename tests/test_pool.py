@@ -12,7 +12,7 @@ import trio
 
 from logqueue.chores import IDLE_TICKS, STEP_BYTES, Chores
 from logqueue.commit import Committer
-from logqueue.config import Config
+from logqueue.config import DESCRIPTORS_PER_QUEUE, Config
 from logqueue.errors import Corrupt, LimitExceeded, UsageError
 from logqueue.pool import Handle, Pool
 from logqueue.storage.disk import MmapDisk
@@ -344,14 +344,23 @@ async def test_freeing_goes_in_steps_and_queues_take_turns(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("descriptors", "queues", "connections"),
-    [(20_000, 1000, 10_000), (1024, 80, 640), (128, 5, 44)],
+    [(20_000, 1000, 10_000), (1024, 53, 642), (128, 3, 46)],
 )
 def test_a_limit_of_descriptors_is_shared_out(
     descriptors: int, queues: int, connections: int
 ) -> None:
     fitting = Config("x").within(descriptors)
     assert (fitting.queues_open_max, fitting.connections_max) == (queues, connections)
-    assert 64 + queues * 4 + connections <= descriptors
+    assert 64 + queues * DESCRIPTORS_PER_QUEUE + connections <= descriptors
+
+
+async def test_a_queue_that_was_leased_from_costs_what_is_budgeted(tmp_path: Path) -> None:
+    async with world(tmp_path) as it:
+        await it.put(b"other", b"m")
+        before = len(os.listdir("/proc/self/fd"))
+        handle = await it.put(b"q", b"m")
+        handle.queue.deliver().make_room(0)
+        assert len(os.listdir("/proc/self/fd")) - before == DESCRIPTORS_PER_QUEUE
 
 
 def test_too_few_descriptors_are_refused() -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from logqueue.errors import Corrupt, Locked, NewerFormat
+from logqueue.options import QueueOptions
 from logqueue.storage.disk import MmapDisk
 from logqueue.storage.layout import FORMAT, META, QUEUES, directory_name
 from logqueue.storage.queue import Options
 from logqueue.storage.store import Store
+from tests.crashdisk import CrashDisk, Died
 
 LONG = b"a long name " * 20
 
@@ -129,3 +132,27 @@ def test_a_long_name_under_another_hash_is_told(tmp_path: Path) -> None:
     assert names == []
     assert "not the directory of a queue" in str(error)
     store.close()
+
+
+@pytest.mark.parametrize("how", ["kill", "power cut"])
+def test_a_queue_has_its_settings_from_the_moment_it_exists(how: str) -> None:
+    settings, outcomes, die_at, survived = QueueOptions(max_length=50, paused=True), set(), 0, False
+    while not survived:
+        die_at += 1
+        disk = CrashDisk(Random(die_at))
+        disk.make_directory("/data")
+        disk.sync_directory("/")
+        store = Store.open(disk, "/data", Options())
+        disk.operations, disk.die_at = 0, die_at
+        try:
+            store.create_queue(b"q", settings)
+            survived = True
+        except Died:
+            pass
+        disk.die_at = 0
+        disk.kill() if how == "kill" else disk.cut_power("mixed")
+        store = Store.open(disk, "/data", Options())
+        outcomes.add(store.exists(b"q"))
+        if store.exists(b"q"):
+            assert store.open_queue(b"q")[0].settings == settings
+    assert outcomes == {True, False}

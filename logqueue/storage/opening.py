@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 
+from logqueue.options import DEFAULT, QueueOptions
 from logqueue.storage.cursor import Cursor
 from logqueue.storage.disk import Disk
 from logqueue.storage.format import Checkpoint, Meta
@@ -19,15 +20,23 @@ from logqueue.storage.ring import fresh
 from logqueue.storage.segment import Segment
 
 
-def create_queue(disk: Disk, directory: str, name: bytes, options: Options) -> Queue:
+def create_queue(
+    disk: Disk,
+    directory: str,
+    name: bytes,
+    options: Options,
+    settings: QueueOptions = DEFAULT,
+) -> Queue:
     """A new queue in `directory`, whose basename is `directory_name(name)`.
 
-    It is built beside and given its name when it is whole.  Raises DiskFull, LimitExceeded.
+    It is built beside and given its name when it is whole, its `settings` included.  Raises
+    DiskFull, LimitExceeded.
     """
     building = directory + ".tmp"
     disk.remove_tree(building)
     disk.make_directory(building)
-    meta = Meta(secrets.token_bytes(16), options.clock(), name, fresh(0), {})
+    rings = fresh(0, settings.max_length)
+    meta = Meta(secrets.token_bytes(16), options.clock(), name, rings, settings.stored({}))
     write_meta(disk, building, meta)
     log = Log.create(disk, building, meta.queue_id, options.clock, options.segment_bytes_max)
     cursor = None

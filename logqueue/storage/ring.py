@@ -28,9 +28,9 @@ class Positions(NamedTuple):
 NEVER_WRITTEN = Positions(MAXQUEUE_DEFAULT, 0, 1, 0, 1, 0)
 
 
-def fresh(last: int) -> tuple[Ring, ...]:
+def fresh(last: int, maxqueue: int = MAXQUEUE_DEFAULT) -> tuple[Ring, ...]:
     """The rings of a queue that begins anew after the sequence `last`."""
-    return (Ring(last, last, MAXQUEUE_DEFAULT),)
+    return (Ring(last, last, maxqueue),)
 
 
 def position_of(ring: Ring, sequence: int) -> int:

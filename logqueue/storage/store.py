@@ -9,7 +9,7 @@ from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from logqueue.errors import Corrupt, LogqueueError, StorageFailed, UsageError
-from logqueue.options import QueueOptions
+from logqueue.options import DEFAULT, QueueOptions
 from logqueue.storage.disk import Disk, Lock, replace_file
 from logqueue.storage.format import SEGMENT_BYTES_MIN, decode_meta
 from logqueue.storage.layout import (
@@ -160,11 +160,12 @@ class Store:
         directory = os.path.join(self._queues, directory_name(name))
         return open_queue(self._disk, directory, self._options)
 
-    def create_queue(self, name: bytes) -> Queue:
+    def create_queue(self, name: bytes, settings: QueueOptions = DEFAULT) -> Queue:
         """Make a new queue, durable on return.  Raises DiskFull, LimitExceeded."""
         directory = directory_name(name)
         assert directory not in self._directories
-        queue = create_queue(self._disk, os.path.join(self._queues, directory), name, self._options)
+        path = os.path.join(self._queues, directory)
+        queue = create_queue(self._disk, path, name, self._options, settings)
         self._directories.add(directory)
         return queue
 
