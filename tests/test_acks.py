@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from logqueue.errors import Corrupt, DiskFull
 from logqueue.storage.acks import ACKS_BYTES_MIN, AckLog, AckTail, inspect_acks
+from logqueue.storage.delivery import STEPS_BYTES
 from logqueue.storage.disk import Extent, MmapDisk
 from logqueue.storage.format import FRAMES_OFFSET
 from logqueue.storage.layout import ACKS_SPARE, acks_name
@@ -27,6 +28,8 @@ from logqueue.storage.steps import (
     replay,
     step_bytes,
 )
+from logqueue.storage.store import Store
+from tests.fscktree import OPTIONS, drain, fsck, kinds, refused
 
 ID = b"queue id, random"
 DISK = MmapDisk()
@@ -253,3 +256,27 @@ def test_a_step_that_cannot_have_been_is_refused(payload: bytes) -> None:
     leases.lease(6, 10)
     with pytest.raises(ValueError, match=r"."):
         replay(leases, payload)
+
+
+def test_a_missing_log_is_damage_which_fsck_names_and_mends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "data"
+    store = Store.open(DISK, str(root), OPTIONS)
+    queue = store.create_queue(b"q")
+    queue.put(b"one")
+    queue.put(b"two")
+    queue.sync()
+    delivery = queue.deliver()
+    delivery.make_room(STEPS_BYTES)
+    _, second = delivery.receive(2, 60_000, 1 << 20)
+    delivery.acknowledge([delivery.tokens.make(second.frame.sequence, second.attempts)])
+    queue.close()
+    store.close()
+    for path in (root / "queues" / "q").glob("*.ack"):
+        path.unlink()
+    assert refused(root, b"q")
+    status, rows = fsck(capsys, root)
+    assert (status, kinds(rows)) == (4, {"acks-bad"})
+    fsck(capsys, "--repair", "-y", root)
+    assert [payload for _, payload in sorted(drain(root, b"q").items())] == [b"one", b"two"]

@@ -173,8 +173,8 @@ class Kind(Enum):
     ACKS_BAD = (
         "acks-bad",
         Severity.LOSS,
-        "the acknowledgement log is damaged; a repair sets it aside, and messages that were "
-        "acknowledged out of order may come again",
+        "the acknowledgement log is damaged or missing; a repair goes on without it, and messages "
+        "that were acknowledged out of order may come again",
         "does not serve the queue",
     )
     NOT_A_QUEUE = (

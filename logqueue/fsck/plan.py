@@ -83,6 +83,7 @@ def plan(survey: Survey, strays: Iterable[SegmentFile] = (), *, apart: bool = Fa
         apart=apart,
         cursor_stays=tail is not None
         and survey.cursor_sound
+        and survey.acks_sound  # the cursor says that there is an acknowledgement log
         and checkpoint is not None
         and checkpoint.consumed == consumed
         and all(isinstance(part.source, SegmentFile) for part in parts)

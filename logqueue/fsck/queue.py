@@ -18,7 +18,7 @@ from logqueue.fsck.chain import examine_chain
 from logqueue.fsck.finding import Finding, Kind
 from logqueue.fsck.segments import Progress, load
 from logqueue.fsck.survey import Survey, is_acks
-from logqueue.storage.acks import inspect_acks
+from logqueue.storage.acks import inspect_acks, missing_acks
 from logqueue.storage.cursor import read_cursor
 from logqueue.storage.disk import Disk
 from logqueue.storage.format import (
@@ -34,6 +34,7 @@ from logqueue.storage.layout import (
     CURSOR,
     META,
     TEMPORARY_SUFFIX,
+    acks_name,
     directory_name,
     segment_base,
 )
@@ -218,9 +219,16 @@ def _read_acks(disk: Disk, found: Survey, names: list[str]) -> None:
         acks = inspect_acks(disk, found.directory, names, found.queue_id, found.last, notes)
         if acks is not None:
             found.settled, found.frontier = acks.leases.low, acks.leases.frontier
+            if notes:
+                tail = acks.tail
+                text = "steps that were never acknowledged"
+                name = acks_name(tail.header.base)
+                found.report(Kind.TORN_TAIL, name, tail.end, text, size=tail.dropped_bytes)
+        elif found.checkpoint is not None and found.checkpoint.leased:
+            raise missing_acks(found.directory)
     except Corrupt as error:
         found.acks_sound = False
-        name = os.path.basename(error.path)
+        name = "" if error.path == found.directory else os.path.basename(error.path)
         found.report(Kind.ACKS_BAD, name, error.offset, error.reason)
         found.carried = [each for each in found.carried if not is_acks(each)]
 

@@ -73,6 +73,13 @@ class AckTail(NamedTuple):
     records: int
 
 
+def missing_acks(directory: str) -> Corrupt:
+    """What to say of a queue that was leased from, and has no acknowledgement log."""
+    return Corrupt(
+        directory, 0, "the acknowledgement log is missing: it says what was acknowledged"
+    )
+
+
 def inspect_acks(
     disk: Disk,
     directory: str,

@@ -31,6 +31,7 @@ from logqueue.storage.format import (
     CURSOR_CLEAN,
     CURSOR_ENTRIES,
     CURSOR_FILE_BYTES,
+    CURSOR_LEASED,
     CURSOR_MAGIC,
     CURSOR_SLOTS,
     CURSOR_STATE,
@@ -108,7 +109,8 @@ class Cursor:
         self._stored_in = state.slot
         self._syncing = state.checkpoint
         self.durable = state.checkpoint  # recovery has synced what it read
-        self._flags = 0  # whatever is stored from now on, the queue is not closed cleanly
+        # Whatever is stored from now on, the queue is not closed cleanly.
+        self._flags = state.checkpoint.flags & CURSOR_LEASED
         self._generation, _, *latest = state.checkpoint
         self._position, self._mark = tuple(latest[:3]), tuple(latest[3:])
         self._set_head()
@@ -151,6 +153,10 @@ class Cursor:
         """The queue's directory has been renamed, with the cursor open."""
         self._extent.path = os.path.join(directory, CURSOR)
 
+    def note_leases(self) -> None:
+        """From the next state on, a queue without its acknowledgement log is damaged."""
+        self._set_flags(self._flags | CURSOR_LEASED)
+
     @property
     def latest(self) -> Checkpoint:
         """The state that was stored last."""
@@ -169,13 +175,11 @@ class Cursor:
         durable: int,
         durable_base: int,
         durable_offset: int,
-        flags: int = 0,
+        clean: bool = False,
     ) -> None:
         """Store a new state; durable after the next sync."""
         self._mark = durable, durable_base, durable_offset
-        if flags != self._flags:
-            self._flags = flags
-            self._set_head()
+        self._set_flags(self._flags & ~CURSOR_CLEAN | (CURSOR_CLEAN if clean else 0))
         self.advance(consumed, base, offset)
 
     def advance(self, consumed: int, base: int, offset: int) -> None:
@@ -199,7 +203,7 @@ class Cursor:
         if not self.moved:
             return None
         if self._stored_in != self._working:  # it was stored while the last sync ran
-            self.store(*self.latest[2:], flags=self.latest.flags)
+            self.store(*self.latest[2:], clean=self.latest.clean)
         self._pinned = self._entry
         self._syncing = self.latest
         return self._extent
@@ -214,7 +218,7 @@ class Cursor:
         """Close the file; when `clean`, leave the state durable in both slots with the clean mark,
         so that a repair finds it in one of them when the other is damaged."""
         for _ in range(CURSOR_SLOTS if clean else 0):
-            self.store(*self.latest[2:], flags=CURSOR_CLEAN)
+            self.store(*self.latest[2:], clean=True)
             self._sync()
         self._extent.close()
 
@@ -228,6 +232,11 @@ class Cursor:
         for _ in range(CURSOR_ENTRIES):
             self.store(*self.latest[2:])
         self._sync()
+
+    def _set_flags(self, flags: int) -> None:
+        if flags != self._flags:
+            self._flags = flags
+            self._set_head()
 
     def _set_head(self) -> None:
         head, self._head_crc = checkpoint_head(self._flags, self._seed)

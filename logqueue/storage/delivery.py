@@ -52,6 +52,9 @@ class Host(Protocol):
     def consume_to(self, sequence: int, following: Position) -> None:
         """Move the cursor; `following` is where the next record stands."""
 
+    def note_leases(self) -> None:
+        """There is an acknowledgement log now."""
+
 
 class Clocks(Protocol):
     """Milliseconds since the epoch."""
@@ -123,6 +126,7 @@ class Delivery:
         leases.clamp(self._now() + _DUE_AFTER_MAX_MS)
         if leases.low > self._host.consumed:
             self._host.consume_to(leases.low, self._places.where(leases.low + 1))
+        self._host.note_leases()
 
     def set_options(self, options: QueueOptions) -> None:
         """Take over changed options."""
@@ -323,6 +327,7 @@ class Delivery:
         state = self.leases.snapshot()
         if self.acks is None:
             self.acks = AckLog.create(*self._files, state)
+            self._host.note_leases()
         elif self.acks.room < size:
             self.acks.roll(state, size)
 

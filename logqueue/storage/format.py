@@ -175,6 +175,7 @@ CURSOR_STATE = Struct("<7Q")  # after it
 assert CURSOR_HEAD.size + 4 + CURSOR_STATE.size == CURSOR_ENTRY_BYTES
 CURSOR_MAGIC = b"LQ-CURS\n"
 CURSOR_CLEAN = 1
+CURSOR_LEASED = 2
 SECTOR = 512  # what a disk writes as a whole
 CURSOR_SLOTS = 2
 CURSOR_ENTRIES = PAGE // SECTOR  # per slot
@@ -202,6 +203,11 @@ class Checkpoint(NamedTuple):
     def clean(self) -> bool:
         """Whether the queue was closed in good order with nothing left to sync."""
         return bool(self.flags & CURSOR_CLEAN)
+
+    @property
+    def leased(self) -> bool:
+        """Whether there is an acknowledgement log beside the cursor."""
+        return bool(self.flags & CURSOR_LEASED)
 
 
 def checkpoint_head(flags: int, queue_seed: int) -> tuple[bytes, int]:

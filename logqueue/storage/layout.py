@@ -78,7 +78,7 @@ def encode_format() -> bytes:
 
 def decode_format(path: str, data: bytes) -> int:
     """The format version of a data directory.  Raises Corrupt or NewerFormat."""
-    found = re.fullmatch(rf"{FORMAT_PREFIX}([0-9]{{1,9}})\n".encode(), data)
+    found = re.fullmatch(rf"{FORMAT_PREFIX}([1-9][0-9]{{0,8}})\n".encode(), data)
     if found is None:
         raise Corrupt(path, 0, f"this is no FORMAT file of logqueue: {data[:60]!r}")
     version = int(found[1])

@@ -281,6 +281,12 @@ class Queue:
             )
         return self.delivery
 
+    def note_leases(self) -> None:
+        """There is an acknowledgement log now: after the next sync it must not be missing."""
+        if not self.cursor.latest.leased:
+            self.cursor.note_leases()
+            self._store_cursor()
+
     # ------------------------------------------------------------ looking
 
     def view(self, position: int) -> bytes | None:

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from crc32c import crc32c
 
 from logqueue.errors import Corrupt
-from logqueue.storage.acks import AckTail, inspect_acks
+from logqueue.storage.acks import AckTail, inspect_acks, missing_acks
 from logqueue.storage.cursor import read_cursor
 from logqueue.storage.disk import Disk, Extent
 from logqueue.storage.format import (
@@ -214,6 +214,8 @@ def _read_acks(disk: Disk, names: list[str], report: Report) -> AckTail | None:
     )
     if acks is not None:
         acks.leases.advance(report.consumed)
+    elif report.checkpoint is not None and report.checkpoint.leased:
+        raise missing_acks(report.directory)
     return acks
 
 
