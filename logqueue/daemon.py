@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import trio
 
-from logqueue import config as configuration
+from logqueue import arguments
 from logqueue.commit import Committer
 from logqueue.config import Config
 from logqueue.detach import detached
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     detach = False
     try:
         words = list(sys.argv[1:] if argv is None else argv)
-        config = configuration.parse(words, os.environ)
+        config = arguments.parse(words, os.environ)
         if config.check_only:
             print("logqueued: the settings are usable")
             return 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from logqueue.config import parse
+from logqueue.arguments import parse
 from logqueue.daemon import main
 from logqueue.errors import UsageError
 

@@ -13,8 +13,7 @@ import time
 
 import trio
 
-from logqueue import config as configuration
-from logqueue import daemon
+from logqueue import arguments, daemon
 
 TICK_S = 0.001
 
@@ -32,7 +31,7 @@ async def metronome(gaps_s: list[float]) -> None:
 async def _serve(argv: list[str], gaps_s: list[float]) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(metronome, gaps_s)
-        await daemon.run(configuration.parse(argv), lambda: None)
+        await daemon.run(arguments.parse(argv), lambda: None)
         nursery.cancel_scope.cancel()
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from logqueue.config import Config, parse
+from logqueue.arguments import parse
+from logqueue.config import Config
 from logqueue.errors import UsageError
 
 

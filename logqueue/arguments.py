@@ -1,0 +1,241 @@
+"""The command line, and what stands for it in a file or the environment -> `Config`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from typing import NoReturn
+
+from logqueue import __version__, settings
+from logqueue.config import KIB, Config
+from logqueue.errors import UsageError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see logqueued --help")
+
+
+def parse(argv: list[str], environment: Mapping[str, str] | None = None) -> Config:
+    """Command line, environment and the file that they name -> `Config`.
+
+    Raises UsageError; `-h` prints the help and exits with 0.
+    """
+    parser = _parser()
+    options = [each for action in parser._actions for each in action.option_strings]
+    words = settings.words(argv, {} if environment is None else environment, options)
+    given = {k: v for k, v in vars(parser.parse_args(words)).items() if v is not None}
+    for ignored in ("cache", "memory", "config"):
+        given.pop(ignored, None)
+    if not given["data_directory"]:
+        raise UsageError("-x/--data is empty; give a directory")
+    password_file = given.pop("auth_file", None)
+    if password_file is not None:
+        if "auth" in given:
+            raise UsageError("-a and --auth-file exclude each other; leave one out")
+        given["auth"] = _password(password_file)
+    if "sync_interval_s" in given:
+        given.setdefault("durability", "interval")
+    return Config(**given)
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="logqueued",
+        usage="logqueued -x DIR [options]",
+        description="A crash-safe HTTP message queue that speaks HTTPSQS 1.7.",
+        epilog="Example: logqueued -x /var/lib/logqueue, then "
+        "curl 'http://127.0.0.1:1218/?name=q&opt=put&data=hello'",
+        allow_abbrev=False,
+    )
+    _add_http_options(parser)
+    _add_storage_options(parser)
+    _add_process_options(parser)
+    return parser
+
+
+def _add_http_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("network")
+    group.add_argument(
+        "-l",
+        "--listen",
+        metavar="ADDR",
+        dest="address",
+        help="address to listen on (default 127.0.0.1; HTTPSQS had 0.0.0.0). On any other, set a "
+        "password: whoever reaches the port owns the queues",
+    )
+    group.add_argument(
+        "-p",
+        "--port",
+        metavar="PORT",
+        type=_number(int, 0, 65535),
+        help="port to listen on (default 1218; 0 takes a free one)",
+    )
+    group.add_argument(
+        "-t",
+        "--timeout",
+        metavar="SECONDS",
+        dest="timeout_idle_s",
+        type=_number(float, 0.001, 1e9),
+        help="close a connection that has been idle for so long (default 60)",
+    )
+    group.add_argument(
+        "-a",
+        "--auth",
+        metavar="PASSWORD",
+        help="password that each request must carry as auth=. Every user of this machine can see "
+        "it in the process list: prefer --auth-file",
+    )
+    group.add_argument(
+        "--auth-file",
+        metavar="FILE",
+        help="read the password from the first line of FILE",
+    )
+
+
+def _add_storage_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("storage")
+    group.add_argument(
+        "-x",
+        "--data",
+        metavar="DIR",
+        dest="data_directory",
+        required=True,
+        help="data directory, made when absent (required)",
+    )
+    group.add_argument(
+        "--durability",
+        choices=("always", "interval", "os"),
+        help="what an answer to put promises. always (default): the message is on the disk. "
+        "interval: it survives kill -9; a power cut loses the last seconds, see -s. os: it "
+        "survives kill -9; a power cut loses what the kernel had not written back",
+    )
+    group.add_argument(
+        "-s",
+        "--sync-interval",
+        metavar="SECONDS",
+        dest="sync_interval_s",
+        type=_number(float, 0.001, 1e9),
+        help="seconds between syncs to disk (default 5); selects --durability interval",
+    )
+    group.add_argument(
+        "--segment-bytes",
+        metavar="BYTES",
+        dest="segment_bytes_max",
+        type=_number(int, 64 * KIB, 1 << 40),
+        help="size that segment files grow to (default 67108864). Consumed messages are deleted "
+        "by whole files; after a crash the newest file is read once",
+    )
+    group.add_argument(
+        "--reserve-bytes",
+        metavar="BYTES",
+        dest="disk_reserve_bytes",
+        type=_number(int, 0, 1 << 60),
+        help="free disk space that messages never take (default 16777216); puts are refused there",
+    )
+    _add_queue_options(parser.add_argument_group("queues"))
+    for flags, name, unit, was in (
+        (("-c", "--cache"), "cache", "NODES", "the cached nodes of its B+ tree"),
+        (("-m", "--memory"), "memory", "MB", "its mapped memory"),
+    ):
+        group.add_argument(
+            *flags,
+            metavar=unit,
+            dest=name,
+            type=_number(int, 0, 10**9),
+            help=f"accepted for HTTPSQS's command lines, without effect: it sized {was}, and "
+            "logqueue leaves caching to the kernel",
+        )
+
+
+def _add_queue_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--retain-bytes",
+        metavar="BYTES",
+        type=_number(int, 0, 1 << 60),
+        help="keep consumed messages for view and replay, at most this much of each queue "
+        "(default: none are kept); they go by whole segment files",
+    )
+    group.add_argument(
+        "--retain-seconds",
+        metavar="SECONDS",
+        type=_number(float, 0, 1e10),
+        help="keep consumed messages at least so long after they were put, unless --retain-bytes "
+        "is exceeded",
+    )
+    group.add_argument(
+        "--max-queues",
+        metavar="N",
+        dest="queues_max",
+        type=_number(int, 1, 10_000_000),
+        help="refuse to create more queues than this (default 10000); those that exist are served",
+    )
+    group.add_argument(
+        "--max-open-queues",
+        metavar="N",
+        dest="queues_open_max",
+        type=_number(int, 1, 30_000),
+        help="queues held open at once (default 1000); each takes 4 file descriptors. The others "
+        "are opened when they are used",
+    )
+
+
+def _add_process_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("process")
+    group.add_argument(
+        "--config",
+        metavar="FILE",
+        help="read settings from a TOML file: every long option without its dashes is a key. "
+        "Variables LOGQUEUE_* win over it, flags over both",
+    )
+    group.add_argument(
+        "--check-config",
+        dest="check_only",
+        action="store_true",
+        default=None,
+        help="say whether the settings are usable, and exit",
+    )
+    group.add_argument(
+        "-d",
+        "--daemon",
+        dest="detach",
+        action="store_true",
+        default=None,
+        help="run in the background; returns once the daemon serves, or fails saying why",
+    )
+    group.add_argument(
+        "-i",
+        "--pid-file",
+        metavar="FILE",
+        dest="pid_file",
+        help="write the process id to FILE, remove it at the end (default: none; HTTPSQS had "
+        "/tmp/httpsqs.pid)",
+    )
+    group.add_argument(
+        "-v",
+        "--version",
+        action="version",
+        version=f"logqueue {__version__}",
+        help="print the version and exit",
+    )
+
+
+def _number(kind: type[int] | type[float], least: float, most: float) -> Callable[[str], float]:
+    def convert(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = kind(-1)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least} to {most}")
+        return value
+
+    return convert
+
+
+def _password(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.readline().removesuffix("\n")
+    except OSError as error:
+        raise UsageError(f"--auth-file {path}: {error.strerror}") from error
