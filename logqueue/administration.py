@@ -5,13 +5,13 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Mapping
 
-from logqueue.errors import BadOption, NoSuchQueue
+from logqueue.errors import BadOption, NoSuchQueue, OptionConflict
 from logqueue.keeper import Keeper
 from logqueue.local import LocalQueues
 from logqueue.options import QueueOptions
 from logqueue.pool import Handle
 from logqueue.storage.queue import Queue
-from logqueue.web.queues import Details
+from logqueue.web.queues import Details, Overview
 
 
 class Administration(LocalQueues):
@@ -27,7 +27,8 @@ class Administration(LocalQueues):
         if await self._pool.create(name, options):
             return True
         if (await self._existing(name)).queue.settings != options:
-            raise BadOption("options", "the queue exists with others; change them by PATCH")
+            reason = "the queue exists with others; change them by PATCH"
+            raise OptionConflict("options", reason, "queue-exists")
         return False
 
     async def update_queue(self, name: bytes, given: Mapping[str, object]) -> Details:
@@ -64,9 +65,23 @@ class Administration(LocalQueues):
             sum(self.usage(name)),
         )
 
-    def list_queues(self, after: bytes | None, limit: int) -> list[bytes]:
-        names = (each for each in self._pool.names() if after is None or each > after)
-        return heapq.nsmallest(limit, names)
+    def list_queues(self, after: bytes | None, limit: int) -> tuple[list[Overview], bytes | None]:
+        names = (each for each in self.names() if after is None or each > after)
+        found = heapq.nsmallest(limit + 1, names)
+        seen = [(name, self.sight(name)) for name in found[:limit]]
+        rows = [
+            Overview(
+                name,
+                sight.positions.unread,
+                sight.last,
+                self._lines.length(name),
+                sum(sight.usage),
+                sight.is_damaged,
+            )
+            for name, sight in seen
+            if sight is not None
+        ]
+        return rows, found[limit - 1] if len(found) > limit else None
 
     async def purge_queue(self, name: bytes) -> int:
         handle = await self._existing(name)
@@ -85,7 +100,8 @@ class Administration(LocalQueues):
     async def _configure(self, handle: Handle, options: QueueOptions) -> None:
         name = handle.queue.name
         if not await self._pool.hand_over(handle, handle.queue.configure, options):
-            raise BadOption("max_length", "the positions of the messages in the ring forbid it")
+            reason = "the positions of the messages in the ring forbid it; consume or purge them"
+            raise OptionConflict("max_length", reason, "max-length-below-backlog")
         self._lines.wake(name)  # it may have been paused
         if (opened := self._open.get(name)) is not None:
             self._look_after(opened.queue)

@@ -36,6 +36,7 @@ from logqueue.storage.queue import Options
 from logqueue.storage.store import Store
 from logqueue.web.httpsqs import Dialect
 from logqueue.web.server import listen, serve
+from logqueue.web.v1.api import Api
 
 EXIT_USAGE = 1  # as HTTPSQS: anything that keeps the daemon from starting
 SYSLOG = "/dev/log"  # where a detached daemon's messages go
@@ -158,7 +159,9 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
                 nursery.start_soon(monitor.run)
                 password = None if config.auth is None else os.fsencode(config.auth)
                 dialect = monitor.dialect = Dialect(queues, password, monitor.pages)
-                await serve(listeners, dialect, config, drain=drain, traffic=monitor.traffic)
+                durable = "disk" if config.durability == "always" else "page-cache"
+                api = Api(queues, dialect, password, durable)
+                await serve(listeners, api, config, drain=drain, traffic=monitor.traffic)
             nursery.cancel_scope.cancel()
 
 

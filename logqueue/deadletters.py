@@ -13,8 +13,7 @@ from urllib.parse import quote_from_bytes
 from logqueue.errors import LimitExceeded
 from logqueue.storage.frame import Frame
 from logqueue.storage.headers import Headers, encode_headers, message_of
-
-DEAD_HEADER = b"logqueue-dead"
+from logqueue.web.queues import DEAD_HEADER
 
 
 def headstone(name: bytes, frame: Frame, attempts: int, now_ms: int) -> bytes:

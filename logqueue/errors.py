@@ -94,6 +94,14 @@ class BadOption(LogqueueError):
         super().__init__(f"{option}: {reason}")
 
 
+class OptionConflict(BadOption):
+    """The setting is usable, but not with what is there; `code` names which it is."""
+
+    def __init__(self, option: str, reason: str, code: str) -> None:
+        super().__init__(option, reason)
+        self.code = code
+
+
 class NoSuchQueue(LogqueueError):
     """Nobody has created the queue, or somebody has deleted it meanwhile."""
 

@@ -15,6 +15,7 @@ from typing import TypeVar
 import trio
 
 from logqueue.errors import LimitExceeded, LogqueueError
+from logqueue.web.message import Presence
 
 T = TypeVar("T")
 
@@ -87,11 +88,13 @@ class Lines:
         name: bytes,
         deadline: float,
         take: Callable[[], Awaitable[T | None]],
+        presence: Presence | None = None,
         *,
         patient: bool = False,
     ) -> T | None:
         """Queue up until `take` gives something, which is then the result; None at `deadline`, a
-        time of trio's clock.  `take` is called once at least, when it is our turn.
+        time of trio's clock, or when `presence` is over.  `take` is called when it is our turn,
+        once at least before `deadline`.
 
         Raises LimitExceeded, what `take` raises, and the error of `end`.  When cancelled before
         `take` is called, nothing was taken.
@@ -102,8 +105,10 @@ class Lines:
         line = self._lines.setdefault(name, OrderedDict())
         line[waiter] = None
         self.count += 1
+        if presence is not None:
+            presence.on_over = waiter.wake
         try:
-            while True:
+            while presence is None or not presence.is_over():
                 if next(iter(line)) is waiter:
                     await trio.lowlevel.checkpoint_if_cancelled()
                     taken = await take()
@@ -113,7 +118,10 @@ class Lines:
                     return None
                 if waiter.error is not None:
                     raise waiter.error
+            return None
         finally:
+            if presence is not None:
+                presence.on_over = None
             self._leave(name, line, waiter)
 
     def _leave(self, name: bytes, line: OrderedDict[_Waiter, None], waiter: _Waiter) -> None:

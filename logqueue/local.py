@@ -20,7 +20,7 @@ from logqueue.storage.queue import Queue
 from logqueue.storage.reader import Cold, Fetch
 from logqueue.storage.ring import NEVER_WRITTEN, Positions
 from logqueue.storage.store import Store
-from logqueue.web.message import Promise
+from logqueue.web.message import Presence, Promise
 from logqueue.web.queues import Status
 
 UNSYNCED_BYTES_SYNC = 4 << 20  # start a sync, so that no mode leaves much for the next roll
@@ -71,11 +71,14 @@ class LocalQueues:
             await self._stored(handle)
         return position
 
-    async def get(self, name: bytes, wait_s: float = 0.0) -> tuple[int, bytes] | None:
+    async def get(
+        self, name: bytes, wait_s: float = 0.0, presence: Presence | None = None
+    ) -> tuple[int, bytes] | None:
         if wait_s <= 0:
             return await self._get(name)
         deadline = trio.current_time() + wait_s
-        return await self._lines.wait(name, deadline, partial(self._get, name), patient=True)
+        take = partial(self._get, name)
+        return await self._lines.wait(name, deadline, take, presence, patient=True)
 
     async def _get(self, name: bytes) -> tuple[int, bytes] | None:
         handle = self._open.get(name)

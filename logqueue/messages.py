@@ -29,6 +29,7 @@ from logqueue.storage.reader import Cold
 from logqueue.storage.store import Store
 from logqueue.storage.token import Outcome as TokenOutcome
 from logqueue.storage.token import Tokens
+from logqueue.web.message import Presence
 from logqueue.web.queues import BATCH_BYTES_MAX, Message, Outcome, State, Stored
 
 BURIED_AT_ONCE = 100  # dead messages moved with one commit
@@ -131,13 +132,19 @@ class LocalMessageQueues(Administration):
         return stored
 
     async def receive(
-        self, name: bytes, maximum: int, lease_s: float | None, wait_s: float = 0.0
+        self,
+        name: bytes,
+        maximum: int,
+        lease_s: float | None,
+        wait_s: float = 0.0,
+        presence: Presence | None = None,
     ) -> list[Message]:
         take = partial(self._take, name, maximum, lease_s)
         if wait_s <= 0:
             return await take() or []
         await self._existing(name)
-        return await self._lines.wait(name, trio.current_time() + wait_s, take) or []
+        deadline = trio.current_time() + wait_s
+        return await self._lines.wait(name, deadline, take, presence) or []
 
     async def _take(self, name: bytes, maximum: int, lease_s: float | None) -> list[Message] | None:
         handle = await self._existing(name)

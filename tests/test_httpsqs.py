@@ -9,7 +9,7 @@ import pytest
 
 from logqueue.errors import Corrupt, DiskFull, LimitExceeded, LogqueueError, StorageFailed
 from logqueue.web.httpsqs import Dialect
-from logqueue.web.message import KEPT, Promise, Request, Response
+from logqueue.web.message import KEPT, Presence, Promise, Request, Response
 from logqueue.web.queues import Status
 
 FULL = DiskFull("/disk", 1, 0, 0)
@@ -34,7 +34,9 @@ class OneQueue:
         self.message = payload
         return 1
 
-    async def get(self, name: bytes, wait_s: float = 0.0) -> tuple[int, bytes] | None:
+    async def get(
+        self, name: bytes, wait_s: float = 0.0, presence: Presence | None = None
+    ) -> tuple[int, bytes] | None:
         self._visit(name)
         return None if self.message is None else (1, self.message)
 

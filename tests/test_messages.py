@@ -290,7 +290,7 @@ async def test_deletion_ends_waits(queues: MessageQueues) -> None:
         await queues.delete_queue(b"q")
         await wait_all_tasks_blocked(0.01)
         assert ended == ["ended"]
-        assert queues.list_queues(None, 9) == []
+        assert queues.list_queues(None, 9) == ([], None)
         await queues.put(b"q", b"2")
     assert ended == ["ended", (1, b"2")]
     assert await queues.acknowledge(b"q", [message.lease]) == [Outcome.EXPIRED]
@@ -403,8 +403,12 @@ async def test_create_update_list(queues: MessageQueues) -> None:
     assert (await queues.describe_queue(b"b")).options.lease_s == 7
     for name in (b"a", b"", b"d"):
         await queues.put(name, b"1")
-    assert queues.list_queues(None, 3) == [b"", b"a", b"b"]
-    assert queues.list_queues(b"b", 3) == [b"d"]
+    found, following = queues.list_queues(None, 3)
+    assert [(each.name, each.unread) for each in found] == [(b"", 1), (b"a", 1), (b"b", 20)]
+    assert following == b"b"
+    found, following = queues.list_queues(b"b", 3)
+    assert [each.name for each in found] == [b"d"]
+    assert following is None
     for operation in (queues.describe_queue, queues.purge_queue, queues.delete_queue):
         with pytest.raises(NoSuchQueue):
             await operation(b"nobody's")

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import select
 import socket
 from collections import Counter
 from collections.abc import Callable, Generator, Sized
@@ -29,7 +30,7 @@ from logqueue.config import Config
 from logqueue.errors import StorageFailed
 from logqueue.web import answer
 from logqueue.web.message import CLOSED, KEPT, Handler, Promise, Refused, Request, Response
-from logqueue.web.poller import READABLE, WRITABLE, Poller
+from logqueue.web.poller import HUNG_UP, READABLE, WRITABLE, Poller
 from logqueue.web.wire import Reader
 
 RECEIVE_BYTES = 65536
@@ -87,10 +88,10 @@ class Shared:
         self.date_line = b"Date: %b\r\n" % formatdate(usegmt=True).encode()
 
 
-def _bug() -> Refused:
+def _bug(request: Request) -> Refused:
     """The answer when a handler raised what it should not; to be called where that is caught."""
     _log.exception("a request failed: this is a bug in logqueue, please report it")
-    return Refused(500, "see the log of logqueued", explained=True)
+    return Refused(500, "see the log of logqueued", explained=True, target=request.target)
 
 
 class Connection:
@@ -111,6 +112,7 @@ class Connection:
         self._resume = partial(self._run, self._go_on)
         self._waits: Wait = READABLE
         self._watched = READABLE  # what the poller knows, 0 when it does not look
+        self.on_over: Callable[[], object] | None = None
         shared.poller.watch(client, self, READABLE)
         shared.connections.add(self)
         next(self._script)
@@ -127,13 +129,28 @@ class Connection:
 
     # ------------------------------------------------------------ advancing the script
 
-    def on_ready(self) -> None:
+    def on_ready(self, events: int) -> None:
         """The socket is ready.  Raises StorageFailed alone."""
         if isinstance(self._waits, int):
             self._run(self._go_on)
+        elif isinstance(self._waits, Request) and events == READABLE & ~HUNG_UP:
+            self._shared.poller.watch(self._socket, self, HUNG_UP)  # its next request can wait
+            self._watched = HUNG_UP
         elif self._watched:
             self._shared.poller.forget(self._socket)  # it would be called all the time
             self._watched = 0
+            self.end_wait()
+
+    def is_over(self) -> bool:
+        """Whether there is no use in waiting for an answer; asks the kernel."""
+        look = select.poll()
+        look.register(self._socket, HUNG_UP)
+        return self._shared.draining or bool(look.poll(0))
+
+    def end_wait(self) -> None:
+        """Have a request that is parked answered now."""
+        if self.on_over is not None:
+            self.on_over()
 
     def close(self) -> None:
         """Close at once, without a word.  May be repeated."""
@@ -178,11 +195,13 @@ class Connection:
     async def _handle(self, request: Request) -> None:
         """Run a request that has to wait, in a task of its own."""
         try:
-            response = await self._shared.handler.handle(request._replace(client=self._client()))
+            response = await self._shared.handler.handle(
+                request._replace(client=self._client(), presence=self)
+            )
         except StorageFailed:
             raise
         except Exception:
-            self._run(partial(self._script.throw, _bug()))
+            self._run(partial(self._script.throw, _bug(request)))
         except BaseException:
             self.close()
             raise
@@ -233,7 +252,7 @@ class Connection:
             except StorageFailed:
                 raise
             except Exception as error:
-                raise _bug() from error
+                raise _bug(request) from error
             if response is None:
                 if answers and (rest := self._send_now()):
                     yield from self._send_rest(rest)

@@ -8,11 +8,16 @@ order of HTTPSQS 1.7, recorded.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, TypeAlias
 
+from logqueue.web.query import parameters
+
 KEEP_ALIVE_LINE = b"Connection: keep-alive\r\n"
 CLOSE_LINE = b"Connection: close\r\n"
+
+_v1 = re.compile(rb"(?:[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*)?(/v1/[^?#]*)(?:\?([^#]*))?")
 
 
 class Layout(NamedTuple):
@@ -53,10 +58,20 @@ def layout(version: tuple[int, int], *, close: bool, keep_alive: bool, proxied: 
     return chosen._replace(status=b"HTTP/%d.%d 200 OK\r\n" % version)
 
 
+class Presence(Protocol):
+    """Whether a client waits for its answer still.  `on_over` is called once when that changes."""
+
+    on_over: Callable[[], object] | None
+
+    def is_over(self) -> bool:
+        """Whether there is no use in waiting: it has hung up, or the server stops."""
+
+
 class Request(NamedTuple):
     """One complete request.  `target` is as the client sent it: old ones send raw bytes in it, any
-    but NUL and LF.  `content_type` and `authorization` (the header) are empty when there is none.
-    `client` is its address, which `Handler.handle` alone is told."""
+    but NUL and LF.  `content_type`, `authorization` and `accept` (headers) are empty when there is
+    none; `accept` is read for the v1 API only.  `client`, its address, and `presence` are what
+    `Handler.handle` alone is told."""
 
     method: bytes
     target: bytes
@@ -64,7 +79,9 @@ class Request(NamedTuple):
     body: bytes
     layout: Layout
     authorization: bytes = b""
+    accept: bytes = b""
     client: str = ""
+    presence: Presence | None = None
 
 
 # Calls what it is given, once, on the event loop, when a promise is kept; never, if that fails.
@@ -73,7 +90,8 @@ Promise: TypeAlias = Callable[[Callable[[], object]], None]
 
 class Response(NamedTuple):
     """What a dialect answers.  `position` becomes the Pos header.  `status` is 200 for everything
-    that HTTPSQS knew, and `is_legacy` as well: such an answer has no header line of ours.
+    that HTTPSQS knew, and `is_legacy` as well: such an answer has no header line of ours, `lines`
+    (each with its CR LF) included.
 
     `content_type` goes on the wire as it is: it must not hold CR, LF or NUL.  Nothing may leave
     before the `promise` is kept, when there is one.
@@ -85,6 +103,21 @@ class Response(NamedTuple):
     promise: Promise | None = None
     status: int = 200
     is_legacy: bool = True
+    lines: bytes = b""
+
+
+def split_v1(target: bytes) -> tuple[bytes, bytes] | None:
+    """Path and query of a request to the v1 API; None when it is HTTPSQS's.
+
+    HTTPSQS ignored the path, so what has a `name` is an operation on a queue whatever its path.
+    """
+    found = _v1.fullmatch(target.partition(b"#")[0])
+    if found is None:
+        return None
+    query = found[2] or b""
+    if b"name=" in query.lower() and b"name" in parameters(query):
+        return None
+    return found[1], query
 
 
 class Handler(Protocol):
@@ -102,11 +135,15 @@ class Refused(Exception):
     """The bytes are not a request that may become an operation; the connection closes after it.
 
     `status` is the HTTP status.  `reason` is for the log, and when `explained` also for the
-    client: HTTPSQS's own refusals had fixed bodies, which are kept.
+    client: HTTPSQS's own refusals had fixed bodies, which are kept.  The v1 API explains them all;
+    `target` is that of the request, as far as it is known.
     """
 
-    def __init__(self, status: int, reason: str, *, explained: bool = False) -> None:
+    def __init__(
+        self, status: int, reason: str, *, explained: bool = False, target: bytes = b""
+    ) -> None:
         self.status = status
         self.reason = reason
         self.explained = explained
+        self.target = target
         super().__init__(f"{status}: {reason}")

@@ -14,8 +14,9 @@ from typing import Protocol
 
 import trio
 
-READABLE = select.EPOLLIN
+READABLE = select.EPOLLIN | select.EPOLLRDHUP
 WRITABLE = select.EPOLLOUT
+HUNG_UP = select.EPOLLRDHUP  # the other side sends no more; a reset tells itself
 # Sockets served before other tasks get their turn: with small requests, under a millisecond.
 READY_MAX = 32
 
@@ -23,7 +24,7 @@ READY_MAX = 32
 class Watched(Protocol):
     """Who waits for a socket."""
 
-    def on_ready(self) -> None:
+    def on_ready(self, events: int) -> None:
         """The socket is ready; called again and again for as long as it stays so."""
 
 
@@ -60,6 +61,6 @@ class Poller:
         epoll, watched = self._epoll, self._watched
         while True:
             await trio.lowlevel.wait_readable(epoll.fileno())
-            for descriptor, _ in epoll.poll(0, READY_MAX):
+            for descriptor, events in epoll.poll(0, READY_MAX):
                 if descriptor in watched:  # it may have been closed in this round
-                    watched[descriptor].on_ready()
+                    watched[descriptor].on_ready(events)

@@ -11,9 +11,10 @@ from enum import Enum
 from typing import NamedTuple, Protocol, TypeAlias
 
 from logqueue.options import QueueOptions
-from logqueue.web.message import Promise
+from logqueue.web.message import Presence, Promise
 
 BATCH_BYTES_MAX = 64 << 20  # of payloads in one answer
+DEAD_HEADER = b"logqueue-dead"  # one for each move into a dead-letter queue
 
 Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
@@ -40,10 +41,13 @@ class Queues(Protocol):
         written.  When cancelled, the message may or may not be in the queue.
         """
 
-    async def get(self, name: bytes, wait_s: float = 0.0) -> tuple[int, bytes] | None:
+    async def get(
+        self, name: bytes, wait_s: float = 0.0, presence: Presence | None = None
+    ) -> tuple[int, bytes] | None:
         """Consume the oldest message: (ring position, payload), or None when there is none, and
         none came within `wait_s` seconds.  Waits are served in arrival order, long polls of
-        `receive` included.  Raises LimitExceeded when too many are parked.
+        `receive` included, and end with None once the `presence` is over: nothing is taken for
+        it then.  Raises LimitExceeded when too many are parked.
 
         When cancelled while it waits, nothing was taken; later, the message may be consumed all
         the same.
@@ -140,6 +144,17 @@ class Details(NamedTuple):
     bytes_on_disk: int
 
 
+class Overview(NamedTuple):
+    """One queue in a list."""
+
+    name: bytes
+    unread: int
+    last: int  # the newest sequence; 0 before the first put
+    waiting: int  # parked long polls
+    bytes_on_disk: int
+    damaged: bool
+
+
 class MessageQueues(Queues, Protocol):
     """What the v1 API needs on top of the legacy operations.
 
@@ -166,8 +181,9 @@ class MessageQueues(Queues, Protocol):
     async def describe_queue(self, name: bytes) -> Details:
         """Numbers and options of one queue; creates nothing."""
 
-    def list_queues(self, after: bytes | None, limit: int) -> list[bytes]:
-        """Up to `limit` names in byte order, those after `after`; all from the first with None."""
+    def list_queues(self, after: bytes | None, limit: int) -> tuple[list[Overview], bytes | None]:
+        """Up to `limit` queues in byte order of their names, those after `after`; from the first
+        with None.  And what to give as `after` for more, None when there are none."""
 
     async def purge_queue(self, name: bytes) -> int:
         """Consume everything that is there, leased or not; the number of messages."""
@@ -184,9 +200,15 @@ class MessageQueues(Queues, Protocol):
         """
 
     async def receive(
-        self, name: bytes, maximum: int, lease_s: float | None, wait_s: float = 0.0
+        self,
+        name: bytes,
+        maximum: int,
+        lease_s: float | None,
+        wait_s: float = 0.0,
+        presence: Presence | None = None,
     ) -> list[Message]:
-        """Hand out up to `maximum` messages, oldest first; [] when none came within `wait_s`.
+        """Hand out up to `maximum` messages, oldest first; [] when none came within `wait_s`, or
+        `presence` is over before.
 
         `lease_s` 0 consumes them; None takes the queue's own lease time.  A wait ends with the
         first message; waits are served in arrival order.  Fewer than `maximum` come when they

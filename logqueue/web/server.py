@@ -115,6 +115,8 @@ async def _drain(listeners: Sequence[socket.socket], shared: Shared) -> None:
     for connection in list(shared.connections):
         if connection.is_idle:
             connection.close()
+        else:
+            connection.end_wait()
     if shared.connections:
         await shared.last_closed.wait()
 

@@ -18,7 +18,7 @@ import h11
 from logqueue.config import Config
 from logqueue.web import fastpath, head
 from logqueue.web.chunked import ChunkedBody
-from logqueue.web.message import Layout, Refused, Request, layout
+from logqueue.web.message import Layout, Refused, Request, layout, split_v1
 
 _head_end = re.compile(rb"\n\r?\n")
 
@@ -33,6 +33,7 @@ class _Head(NamedTuple):
     length: int | None
     expects_continue: bool
     authorization: bytes = b""
+    accept: bytes = b""
 
 
 class Reader:
@@ -68,21 +69,28 @@ class Reader:
 
     def next_request(self) -> Request | None:
         """The next complete request, or None until more bytes come.  Raises Refused."""
-        if self._head is None:
-            if self._line is None and self._has_usual_limits:
-                request = self._next_usual()
-                if request is not None:
-                    return request
+        if self._head is None and self._line is None and self._has_usual_limits:
+            request = self._next_usual()
+            if request is not None:
+                return request
+        try:
             self._head = self._head or self._read_head()
-            if self._head is None:
-                return None
-        body = self._read_body(self._head)
-        if body is None:
+            body = None if self._head is None else self._read_body(self._head)
+        except Refused as refused:
+            refused.target = self.target
+            raise
+        if self._head is None or body is None:
             return None
-        method, target, content_type, layout_, _, _, authorization = self._head
+        method, target, content_type, layout_, _, _, authorization, accept = self._head
         self._head = self._chunked = None
         self.expects_continue = False
-        return Request(method, target, content_type, body, layout_, authorization)
+        return Request(method, target, content_type, body, layout_, authorization, accept)
+
+    @property
+    def target(self) -> bytes:
+        """The target of the request that is being read, as far as it is known."""
+        read = self._head or self._line
+        return b"" if read is None else read.target
 
     def _next_usual(self) -> Request | None:
         """The next request when its head is one of the usual ones and its body has come."""
@@ -120,8 +128,9 @@ class Reader:
             raise Refused(431, f"more than {limit} header lines", explained=True)
         lines = [raw.removesuffix(b"\r") for raw in bytes(buffer[:size]).split(b"\n")]
         del buffer[:size]
-        line, self._line, self._searched = self._line, None, 0
-        return _judge(line, lines[1:-2], self._config)
+        judged = _judge(self._line, lines[1:-2], self._config)
+        self._line, self._searched = None, 0
+        return judged
 
     def _read_request_line(self) -> bool:
         """Rubbish is refused at the end of its first line: it may never send a head's end."""
@@ -160,7 +169,8 @@ def _judge(line: head.RequestLine, lines: list[bytes], config: Config) -> _Head:
     if any(b"\0" in raw for raw in lines):
         raise Refused(400, "NUL in the head")
     cleaned = head.clean(line, lines)
-    if line.method not in head.METHODS:
+    methods = head.V1_METHODS if split_v1(line.target) else head.METHODS
+    if line.method not in methods:
         raise Refused(501, "method")
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=len(cleaned))
     connection.receive_data(cleaned)
@@ -205,4 +215,5 @@ def _announce(line: head.RequestLine, headers: dict[bytes, list[bytes]], config:
         None if chunked else length,
         bool(expects),
         headers.get(b"authorization", [b""])[0],
+        b",".join(headers.get(b"accept", ())) if split_v1(line.target) else b"",
     )
