@@ -72,8 +72,7 @@ def backup(source: str, destination: str) -> list[str]:
         damage = [line for line in found if line is not None]
     disk.sync_directory(copies)
     disk.sync_directory(partial)
-    disk.rename(partial, destination)
-    disk.sync_directory(os.path.dirname(partial))
+    disk.publish(partial, os.path.abspath(destination))
     return damage
 
 

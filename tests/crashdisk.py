@@ -245,6 +245,12 @@ class CrashDisk:
         self._change((old_parent, old_name, None), (new_parent, new_name, node))
         self.done()
 
+    def publish(self, old: str, new: str) -> None:
+        directory = os.path.dirname(new)
+        self.ask("open_directory", directory)
+        self.rename(old, new)
+        self._sync_names(directory)
+
     def unlink(self, path: str) -> None:
         self.step("unlink", path)
         parent, name = self._parent(path)
@@ -262,6 +268,10 @@ class CrashDisk:
             self.done()
 
     def sync_directory(self, path: str) -> None:
+        self.ask("open_directory", path)
+        self._sync_names(path)
+
+    def _sync_names(self, path: str) -> None:
         self.step("sync_directory", path)
         directory = self._directory(path)
         waiting = []

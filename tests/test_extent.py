@@ -1,15 +1,19 @@
-"""Stores of every size, by way of the map or past it, are one file."""
+"""Stores of every size, by way of the map or past it, are one file; names without descriptors."""
 
 from __future__ import annotations
 
 import mmap
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logqueue.errors import StorageFailed
+from logqueue.errors import LimitExceeded, StorageFailed
 from logqueue.storage.disk import MmapDisk
 
 PAGE = mmap.PAGESIZE
@@ -71,3 +75,31 @@ def test_what_was_allocated_and_never_stored_to_is_no_data(tmp_path: Path) -> No
     assert extent.next_data(40 * PAGE + 5) == (40 * PAGE + 5, 41 * PAGE)
     assert extent.next_data(41 * PAGE) == (extent.size, extent.size)
     extent.close()
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Nothing can be opened any more."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_without_descriptors_a_name_is_not_given_and_the_disk_has_not_failed(
+    tmp_path: Path,
+) -> None:
+    disk, old, new = MmapDisk(), str(tmp_path / "old"), str(tmp_path / "new")
+    disk.create(old, PAGE).close()
+    with no_descriptors():
+        with pytest.raises(LimitExceeded):
+            disk.publish(old, new)
+        with pytest.raises(LimitExceeded):
+            disk.sync_directory(str(tmp_path))
+        with pytest.raises(LimitExceeded):
+            disk.list(str(tmp_path))
+    assert os.listdir(tmp_path) == ["old"]
+    disk.publish(old, new)
+    assert os.listdir(tmp_path) == ["new"]

@@ -220,9 +220,8 @@ class AckLog:
             self._store(snapshot)
             extent.sync()
             path = os.path.join(self._directory, acks_name(base))
-            self._disk.rename(extent.path, path)
+            self._disk.publish(extent.path, path)
             extent.path = path
-            self._disk.sync_directory(self._directory)
         except BaseException:
             extent.close()
             self._extent, self._seed, self._end, self._limit, self._last = old

@@ -48,20 +48,21 @@ from logqueue.storage.layout import CURSOR
 class CursorFile(NamedTuple):
     """What a cursor file holds: the newest valid state, its slot, what is damaged, and how many
     entries a crash has caught half stored.  Only when nothing is damaged is the state known to be
-    the newest that there was."""
+    the newest that there was.  `closed`: the other slot says the same, both that the queue was
+    closed in order."""
 
     checkpoint: Checkpoint
     slot: int
     damage: list[Corrupt]
     half_stored: int = 0
+    closed: bool = False
 
 
 def read_cursor(path: str, data: bytes, queue_seed: int) -> CursorFile:
     """The newest valid entry.  Raises Corrupt when there is none, or NewerFormat."""
     if len(data) != CURSOR_FILE_BYTES:
         raise Corrupt(path, len(data), f"the cursor file must have {CURSOR_FILE_BYTES} bytes")
-    best: tuple[Checkpoint, int] | None = None
-    empty = set(range(CURSOR_SLOTS))
+    newest: dict[int, Checkpoint] = {}  # by slot
     damage, half_stored = [], 0
     valid: dict[bytes, Checkpoint] = {}  # most entries of a queue that is hardly used are the same
     for offset in range(0, CURSOR_FILE_BYTES, SECTOR):
@@ -77,13 +78,31 @@ def read_cursor(path: str, data: bytes, queue_seed: int) -> CursorFile:
                 damage.append(error)
                 continue
             valid[sector] = checkpoint
-        empty.discard(offset // PAGE)
-        if best is None or checkpoint.generation > best[0].generation:
-            best = checkpoint, offset // PAGE
-    if best is None:
+        slot = offset // PAGE
+        if slot not in newest or checkpoint.generation > newest[slot].generation:
+            newest[slot] = checkpoint
+    if not newest:
         raise Corrupt(path, 0, "no cursor entry is readable: what was consumed is not known")
+    empty = set(range(CURSOR_SLOTS)) - newest.keys()
     damage += [Corrupt(path, slot * PAGE, "the slot has no entry") for slot in empty]
-    return CursorFile(*best, damage, half_stored)
+    slot = max(newest, key=lambda each: newest[each].generation)
+    state = newest[slot]
+    closed = state.clean and all(each[1:] == state[1:] for each in newest.values())
+    return CursorFile(state, slot, damage, half_stored, closed and not empty)
+
+
+def settle(disk: Disk, path: str) -> None:
+    """Have the disk and the cache agree on a file that nobody has mapped: what was stored since
+    the last sync goes to the disk, and what a failed one has lost is forgotten (A4).
+
+    Raises FileNotFoundError, Corrupt, LimitExceeded, StorageFailed.
+    """
+    extent = disk.open(path)
+    try:
+        extent.sync()
+        extent.drop_cache(0)
+    finally:
+        extent.close()
 
 
 _BEING_STORED = bytes(len(CURSOR_MAGIC))
@@ -135,9 +154,9 @@ class Cursor:
         Raises Corrupt, NewerFormat, LimitExceeded, StorageFailed.
         """
         path = os.path.join(directory, CURSOR)
+        settle(disk, path)  # C1 starts from what is durable, which a clean entry need not be
         extent = disk.open(path, writable=True)
         try:
-            extent.sync()  # C1 starts from what is durable, which a clean entry need not be
             state = read_cursor(path, extent.read(0, extent.size), queue_seed)
             if state.damage:
                 raise state.damage[0]

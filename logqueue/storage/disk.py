@@ -21,13 +21,10 @@ import os
 from collections.abc import Iterator
 from typing import Protocol
 
-from logqueue.errors import Corrupt, DiskFull, LimitExceeded, NotWritable, StorageFailed
+from logqueue.errors import Corrupt, DiskFull, StorageFailed
 from logqueue.storage.frame import Buffer
 from logqueue.storage.lock import FileLock
-
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
-_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+from logqueue.storage.refusals import NO_SPACE, changing, reading, sparing_descriptors, syncing
 
 
 class Extent(Protocol):
@@ -65,7 +62,8 @@ class Disk(Protocol):
     """The file system below one data directory.  Paths are absolute or relative to the process."""
 
     def list(self, directory: str) -> list[str]:
-        """The names in a directory, sorted."""
+        """The names in a directory, sorted.  Raises LimitExceeded (descriptors), Corrupt
+        (unreadable), else OSError."""
 
     def exists(self, path: str) -> bool:
         """Whether there is anything at `path`.  Raises OSError when that cannot be told."""
@@ -84,6 +82,10 @@ class Disk(Protocol):
     def rename(self, old: str, new: str) -> None:
         """Give a file or a directory its name, replacing a file that has it."""
 
+    def publish(self, old: str, new: str) -> None:
+        """`rename`, durable on return.  Raises DiskFull or LimitExceeded (descriptors), and then
+        nothing has changed; StorageFailed."""
+
     def unlink(self, path: str) -> None:
         """Remove a file; fine when it is gone already."""
 
@@ -91,7 +93,11 @@ class Disk(Protocol):
         """Remove a directory of plain files; fine when it is gone already."""
 
     def sync_directory(self, path: str) -> None:
-        """Make the creations, renames and removals in a directory durable."""
+        """Make the creations, renames and removals in a directory durable.
+
+        Raises LimitExceeded (descriptors; what was changed there is no less durable for it), and
+        StorageFailed.
+        """
 
     def lock(self, path: str, *, shared: bool) -> Lock:
         """Take the lock file.  Raises Locked when somebody else has it."""
@@ -112,28 +118,7 @@ def replace_file(disk: Disk, directory: str, name: str, data: bytes, temporary: 
         extent.sync()
     finally:
         extent.close()
-    disk.rename(temporary, os.path.join(directory, name))
-    disk.sync_directory(directory)
-
-
-@contextlib.contextmanager
-def _changing(path: str) -> Iterator[None]:
-    """Translate what the kernel says while something is being changed at `path`."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _NO_SPACE:
-            raise DiskFull(path, mmap.PAGESIZE, 0, 0) from error
-        if error.errno in _NO_DESCRIPTORS:
-            raise _too_many_files(error) from error
-        if error.errno in _NOT_ALLOWED:
-            raise NotWritable(path, error.strerror or "") from error
-        raise StorageFailed(path, error) from error
-
-
-def _too_many_files(error: OSError) -> LimitExceeded:
-    limit = os.sysconf("SC_OPEN_MAX")
-    return LimitExceeded(f"open files ({error.strerror})", limit + 1, limit)
+    disk.publish(temporary, os.path.join(directory, name))
 
 
 class MmapExtent:
@@ -201,6 +186,17 @@ class MmapExtent:
             self._descriptor = -1
 
 
+@contextlib.contextmanager
+def _opened(directory: str) -> Iterator[int]:
+    """A descriptor to sync a directory by.  Raises LimitExceeded, StorageFailed."""
+    with syncing(directory), sparing_descriptors():
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 class MmapDisk:
     """The real file system.  `reserve_bytes` of free space are never allocated."""
 
@@ -208,7 +204,8 @@ class MmapDisk:
         self._reserve_bytes = reserve_bytes
 
     def list(self, directory: str) -> list[str]:
-        return sorted(os.listdir(directory))
+        with reading(directory):
+            return sorted(os.listdir(directory))
 
     def exists(self, path: str) -> bool:
         try:
@@ -218,7 +215,7 @@ class MmapDisk:
         return True
 
     def make_directory(self, path: str) -> None:
-        with _changing(path), contextlib.suppress(FileExistsError):
+        with changing(path), contextlib.suppress(FileExistsError):
             os.mkdir(path, 0o700)
 
     def create(self, path: str, size: int) -> Extent:
@@ -227,7 +224,7 @@ class MmapDisk:
         reserve = self._reserve_bytes if size > mmap.PAGESIZE else 0
         if free - reserve < size:
             raise DiskFull(path, size, free, reserve)
-        with _changing(path):
+        with changing(path):
             flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
             descriptor = os.open(path, flags, 0o600)
         try:
@@ -237,19 +234,18 @@ class MmapDisk:
             # A failed fallocate leaves on ext4 what it got so far: it would fill the disk.
             os.close(descriptor)
             self.unlink(path)
-            if error.errno in _NO_SPACE:
+            if error.errno in NO_SPACE:
                 raise DiskFull(path, size, free, reserve) from error
             raise StorageFailed(path, error) from error
 
     def open(self, path: str, *, writable: bool = False) -> Extent:
         flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            descriptor = os.open(path, flags)
+            with sparing_descriptors():
+                descriptor = os.open(path, flags)
         except FileNotFoundError:
             raise
         except OSError as error:
-            if error.errno in _NO_DESCRIPTORS:
-                raise _too_many_files(error) from error
             raise Corrupt(path, 0, f"cannot be opened: {error.strerror}") from error
         try:
             size = os.fstat(descriptor).st_size
@@ -259,39 +255,39 @@ class MmapDisk:
             raise Corrupt(path, 0, f"cannot be mapped: {error.strerror}") from error
 
     def rename(self, old: str, new: str) -> None:
-        with _changing(new):
+        with changing(new):
             os.rename(old, new)
 
+    def publish(self, old: str, new: str) -> None:
+        # The descriptor first: when there is none, nothing has happened yet.
+        with _opened(os.path.dirname(new) or ".") as descriptor:
+            self.rename(old, new)
+            with syncing(new):
+                os.fsync(descriptor)
+
     def unlink(self, path: str) -> None:
-        with _changing(path), contextlib.suppress(FileNotFoundError):
+        with changing(path), contextlib.suppress(FileNotFoundError):
             os.unlink(path)
 
     def remove_tree(self, path: str) -> None:
         if self.exists(path):
             for name in self.list(path):
                 self.unlink(os.path.join(path, name))
-            with _changing(path):
+            with changing(path):
                 os.rmdir(path)
 
     def sync_directory(self, path: str) -> None:
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            # A name that may or may not be there is as bad as a page that may or may not be.
-            raise StorageFailed(path, error) from error
+        with _opened(path) as descriptor, syncing(path):
+            os.fsync(descriptor)
 
     def lock(self, path: str, *, shared: bool) -> Lock:
-        with _changing(path):
+        with changing(path):
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             descriptor = os.open(path, flags, 0o600)
         return FileLock.take(path, descriptor, shared=shared)
 
     @staticmethod
     def _free_bytes(directory: str) -> int:
-        with _changing(directory):
+        with changing(directory):
             found = os.statvfs(directory)
         return found.f_bavail * found.f_frsize

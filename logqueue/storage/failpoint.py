@@ -158,6 +158,16 @@ class _MortalDisk:
         self._disk.rename(old, new)
         self._fate.meet("after", "rename", new)
 
+    def publish(self, old: str, new: str) -> None:
+        directory = os.path.dirname(new)
+        self._fate.meet("before", "rename", new)
+        between = ("after", "rename", new), ("before", "sync", directory)
+        if any(self._fate.awaits(*each) for each in between):
+            self._disk.rename(old, new)
+            os.kill(os.getpid(), signal.SIGKILL)
+        self._disk.publish(old, new)
+        self._fate.meet("after", "sync", directory)
+
     def unlink(self, path: str) -> None:
         self._fate.meet("before", "unlink", path)
         self._disk.unlink(path)

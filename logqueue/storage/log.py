@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from logqueue.errors import Corrupt, DiskFull, NotWritable, StorageFailed
+from logqueue.errors import Corrupt, DiskFull, LimitExceeded, NotWritable, StorageFailed
 from logqueue.storage.disk import Disk, Extent
 from logqueue.storage.format import (
     FRAMES_OFFSET,
@@ -68,7 +68,9 @@ class Removal(NamedTuple):
         for path in self.paths:
             self.disk.unlink(path)
         if self.paths:
-            self.disk.sync_directory(self.directory)
+            # Without a descriptor they are gone too, if not yet for good.
+            with contextlib.suppress(LimitExceeded):
+                self.disk.sync_directory(self.directory)
 
 
 class Log:

@@ -44,8 +44,7 @@ def create_queue(
         first = Checkpoint(1, 0, 0, *log.end, 0, *log.end)
         cursor = Cursor.create(disk, building, queue_seed(meta.queue_id), first)
         disk.sync_directory(building)
-        disk.rename(building, directory)
-        disk.sync_directory(os.path.dirname(directory))
+        disk.publish(building, directory)
     except BaseException:
         if cursor is not None:
             cursor.close(clean=False)

@@ -26,7 +26,7 @@ from crc32c import crc32c
 
 from logqueue.errors import Corrupt
 from logqueue.storage.acks import AckTail, inspect_acks, missing_acks
-from logqueue.storage.cursor import read_cursor
+from logqueue.storage.cursor import read_cursor, settle
 from logqueue.storage.disk import Disk, Extent
 from logqueue.storage.format import (
     FRAMES_OFFSET,
@@ -126,15 +126,13 @@ def _read_meta(disk: Disk, directory: str) -> Meta:
 def _read_checkpoint(disk: Disk, report: Report) -> Checkpoint:
     assert report.meta is not None
     path = os.path.join(report.directory, CURSOR)
-    extent = open_existing(disk, path)
-    try:
-        state = read_cursor(path, extent.read(0, extent.size), queue_seed(report.meta.queue_id))
-        # What is read here must be what a power cut would leave.  Of a clean pair the older one is
-        # durable and says the same; ten thousand queues at rest are not worth as many flushes.
-        if not state.checkpoint.clean:
-            extent.sync()
-    finally:
-        extent.close()
+    seed = queue_seed(report.meta.queue_id)
+    state = read_cursor(path, _read_whole(disk, path), seed)
+    # What is read here must be what a power cut would leave.  Of a pair that says the same the
+    # older one is durable; ten thousand queues at rest are not worth as many flushes.
+    if not state.closed:
+        settle(disk, path)
+        state = read_cursor(path, _read_whole(disk, path), seed)
     report.damage += state.damage
     return state.checkpoint
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from crc32c import crc32c
 
-from logqueue.errors import DiskFull
+from logqueue.errors import DiskFull, LimitExceeded
 from logqueue.storage.disk import Disk, Extent
 from logqueue.storage.format import (
     FRAMES_OFFSET,
@@ -63,16 +63,18 @@ class Segment:
     def publish(cls, disk: Disk, directory: str, extent: Extent, header: SegmentHeader) -> Segment:
         """Turn an allocated temporary file into the segment `header` describes; durable on return.
 
-        Closes `extent` when it fails.  Raises DiskFull, StorageFailed.
+        Closes `extent` when it fails.  Raises DiskFull, LimitExceeded, StorageFailed.
         """
         try:
             extent.write(0, encode_segment_header(header))
             extent.sync()
             path = os.path.join(directory, segment_name(header.base))
-            disk.rename(extent.path, path)
+            disk.publish(extent.path, path)
             extent.path = path
-            disk.sync_directory(directory)
-        except DiskFull:  # no room for the name: the allocated file must not eat the rest
+        except (
+            DiskFull,
+            LimitExceeded,
+        ):  # no room for the name: the allocated file must not eat the rest
             extent.close()
             disk.unlink(extent.path)
             raise

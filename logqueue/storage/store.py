@@ -177,9 +177,8 @@ class Store:
         directory = directory_name(queue.name)
         path = os.path.join(self._queues, directory)
         queue.close(clean=False)
-        self._disk.rename(path, path + TEMPORARY_SUFFIX)
+        self._disk.publish(path, path + TEMPORARY_SUFFIX)
         self._directories.discard(directory)
-        self._disk.sync_directory(self._queues)
         self._disk.remove_tree(path + TEMPORARY_SUFFIX)
 
     def close(self) -> None:
