@@ -102,6 +102,7 @@ class Administration(LocalQueues):
         if not await self._pool.hand_over(handle, handle.queue.configure, options):
             reason = "the positions of the messages in the ring forbid it; consume or purge them"
             raise OptionConflict("max_length", reason, "max-length-below-backlog")
+        self._chores.stored(handle)  # what is too old now, or retained no longer, is freed soon
         self._lines.wake(name)  # it may have been paused
         if (opened := self._open.get(name)) is not None:
             self._look_after(opened.queue)

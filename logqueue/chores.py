@@ -11,16 +11,19 @@ import trio
 
 from logqueue.commit import Committer
 from logqueue.config import Config
-from logqueue.errors import DiskFull, LimitExceeded, LogqueueError
+from logqueue.errors import Corrupt, DiskFull, LimitExceeded, LogqueueError
 from logqueue.pool import Handle, Pool
+from logqueue.storage.clock import clock_ms
 from logqueue.storage.compactor import Retention, Usage, next_due_ms, plan, usage
-from logqueue.storage.queue import clock_ms
+from logqueue.storage.delivery import NoRoom
+from logqueue.storage.reader import Cold, Fetch
 from logqueue.storage.store import Resting
 
 TICK_S = 0.25  # the pool's clock
 QUIET_TICKS = 2  # a queue untouched for this long notes its durable mark in the cursor
 COMPACT_S = 1.0  # between rounds that found nothing to free
 IDLE_TICKS = 40  # an empty queue untouched for this long gives up its grown segment
+AGE_CHECK_MS = 60_000  # until the next look for messages that are too old, when nothing tells
 VISITS_PER_ROUND = 64  # queues opened for a chore, so that those in use are not kept waiting
 STEP_BYTES = 16 << 20  # unlinked in one go, by whole segments
 # An unlink keeps the syncs of puts waiting for some milliseconds (64 MiB: about 10).  Paced like
@@ -48,7 +51,7 @@ class Chores:
         self._dirty: set[Handle] = set()  # stored to since their last sync was asked for
         self._recent: set[Handle] = set()  # not idle yet
         self._due: list[tuple[float, bytes]] = []  # a heap: when to visit which queue, in ms
-        self._visits: set[bytes] = set()  # the names in it
+        self._visits: dict[bytes, float] = {}  # the entry that counts, by name
 
     def stored(self, handle: Handle) -> None:
         """Something was stored in the queue just now."""
@@ -127,7 +130,8 @@ class Chores:
         more = False
         for handle in list(self._recent):
             idle = handle.closed or self._pool.tick - handle.stored >= IDLE_TICKS
-            if await self.compact(handle) or (idle and await self._shrink(handle)):
+            freed = await self._expire(handle) or await self.compact(handle)
+            if freed or (idle and await self._shrink(handle)):
                 more = True
             elif idle:
                 self._settle(handle)
@@ -139,11 +143,43 @@ class Chores:
         for _ in range(VISITS_PER_ROUND):
             if not self._due or self._due[0][0] > now:
                 return
-            _, name = heapq.heappop(self._due)
-            self._visits.discard(name)
+            due_ms, name = heapq.heappop(self._due)
+            if self._visits.get(name) != due_ms:
+                continue
+            del self._visits[name]
             if self._pool.exists(name):
                 with contextlib.suppress(LogqueueError):  # its users are told
                     self._recent.add(await self._pool.acquire(name))
+
+    async def _expire(self, handle: Handle) -> bool:
+        """Consume what is too old in one queue; whether there may be more of it."""
+        delivery = handle.queue.delivery
+        if handle.away or delivery is None:
+            return False
+        before = delivery.expired
+        try:
+            handle.expires_ms = delivery.expire()
+        except Cold as cold:
+            return await self._fetch(handle, cold.fetch)
+        except NoRoom as wanted:
+            with contextlib.suppress(DiskFull, LimitExceeded):
+                await self._pool.hand_over(handle, delivery.make_room, wanted.size)
+                return True
+            return False
+        except Corrupt:  # its users are told
+            return False
+        if delivery.expired > before and self._interval:
+            self._dirty.add(handle)
+        return handle.expires_ms == 0
+
+    async def _fetch(self, handle: Handle, fetch: Fetch) -> bool:
+        """Read ahead for `_expire`; whether that may have got it any further."""
+        with contextlib.suppress(Corrupt, LimitExceeded):  # its users are told
+            await trio.to_thread.run_sync(fetch.run)
+            if not handle.away:
+                handle.queue.install(fetch)
+            return not handle.closed
+        return False
 
     async def _shrink(self, handle: Handle) -> bool:
         """Let an empty queue give up its grown segment; whether it did."""
@@ -159,17 +195,19 @@ class Chores:
         self._recent.discard(handle)
         facts = self._pool.facts(handle.queue.name)
         if facts is not None:
-            self._visit_later(handle.queue.name, facts)
+            self._visit_later(handle.queue.name, facts, handle.expires_ms)
 
-    def _visit_later(self, name: bytes, facts: Resting) -> None:
+    def _visit_later(self, name: bytes, facts: Resting, expires_ms: int | None = 0) -> None:
         """Note when there will be something to do for a queue that nobody uses."""
         retention = Retention.of(facts.options, self._retention)
         due_ms = next_due_ms(facts.sealed, facts.consumed, retention)
         if facts.unfinished or self._goes_before(facts):
             due_ms = 0
-        if due_ms < math.inf and name not in self._visits:
+        if facts.positions.unread and "max_age_s" in facts.options:
+            due_ms = min(due_ms, self._clock() + AGE_CHECK_MS if expires_ms is None else expires_ms)
+        if due_ms < self._visits.get(name, math.inf):
             heapq.heappush(self._due, (due_ms, name))
-            self._visits.add(name)
+            self._visits[name] = due_ms
 
     async def _sync_regularly(self) -> None:
         """Durability `interval`: sync all that was stored to, every few seconds."""

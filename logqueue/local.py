@@ -90,7 +90,11 @@ class LocalQueues:
         while True:
             try:
                 got = handle.queue.get_nowait()
-                break
+                if got is not None or not handle.queue.unfinished:
+                    break
+                self._note(handle)  # nothing but messages that were too old: go on behind them
+                await trio.lowlevel.checkpoint()
+                handle = await self._pool.acquire(name)
             except Cold as cold:
                 handle = await self._fetch(handle, cold.fetch)
                 await trio.lowlevel.checkpoint_if_cancelled()
@@ -121,6 +125,8 @@ class LocalQueues:
             got = handle.queue.get_nowait()
         except (Cold, NoRoom):
             raise trio.WouldBlock from None
+        if got is None and handle.queue.unfinished:
+            raise trio.WouldBlock
         return got, None if got is None else self._note(handle)
 
     async def view(self, name: bytes, position: int) -> bytes | None:

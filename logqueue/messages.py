@@ -18,13 +18,14 @@ from logqueue.config import Config
 from logqueue.deadletters import headstone
 from logqueue.errors import LimitExceeded
 from logqueue.keeper import Keeper
+from logqueue.storage.clock import steady_ms
 from logqueue.storage.delivery import Delivered, Delivery, NoRoom
 from logqueue.storage.frame import HEADERS, Frame
 from logqueue.storage.headers import encode_headers, message_of
 from logqueue.storage.leases import Leases
 from logqueue.storage.leases import State as LeaseState
 from logqueue.storage.log import batch_length
-from logqueue.storage.queue import Queue, steady_ms
+from logqueue.storage.queue import Queue
 from logqueue.storage.reader import Cold
 from logqueue.storage.store import Store
 from logqueue.storage.token import Outcome as TokenOutcome
@@ -163,7 +164,7 @@ class LocalMessageQueues(Administration):
                 self._look_after(queue)
                 await self._stored(handle)
                 return messages
-            if queue.delivery is None or not queue.delivery.ready:
+            if not queue.unfinished:
                 self._look_after(queue)
                 self._expect(handle)
                 return None

@@ -45,7 +45,7 @@ _log = logging.getLogger("logqueue.store")
 class Handle(Group):
     """An open queue.  `away` while a worker owns it, and for good once it is `closed`."""
 
-    __slots__ = ("away", "changed", "closed", "fetched", "stored", "used")
+    __slots__ = ("away", "changed", "closed", "expires_ms", "fetched", "stored", "used")
 
     def __init__(self, queue: Queue, tick: int) -> None:
         super().__init__(queue)
@@ -53,6 +53,7 @@ class Handle(Group):
         self.closed = False
         self.changed = trio.Event()  # set, and replaced, when the queue comes back
         self.fetched: trio.Event | None = None  # set when the read-ahead that runs has come
+        self.expires_ms: int | None = None  # when its oldest message is too old, as far as known
         self.stored = tick  # of the pool's clock, when something was stored last
         self.used = tick  # when it was acquired last
 

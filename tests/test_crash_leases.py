@@ -10,6 +10,7 @@ from random import Random
 
 import pytest
 
+from logqueue.options import QueueOptions
 from logqueue.storage.acks import AckLog
 from logqueue.storage.delivery import Delivered, NoRoom
 from logqueue.storage.disk import Extent
@@ -58,6 +59,8 @@ class LeaseWorld:
             check(not self.put_promised, "the queue is gone")
             self.queue = store.create_queue(NAME)
         self.store = store
+        if self.queue.settings.max_age_s:  # a crash in the middle of `age`
+            self.queue.configure(QueueOptions())
         self.audit()
 
     def crash(self) -> None:
@@ -110,7 +113,7 @@ class LeaseWorld:
 
     def step(self) -> None:
         twice = (self.batch, self.lease, self.lease, self.acknowledge)
-        once = (self.release, self.get, self.wait, self.tidy)
+        once = (self.release, self.get, self.wait, self.tidy, self.age)
         work = self.random.choice((*twice, *twice, *once))
         work()
         if self.random.random() < 0.8:
@@ -197,6 +200,28 @@ class LeaseWorld:
         taken = {each.frame.sequence for each in got}
         check(not taken & before, f"{taken} was consumed before")
         self.settled = before | taken
+
+    def age(self) -> None:
+        """All that is ready becomes too old, and is consumed without anybody asking."""
+        self.sync()
+        before, self.settled = self.settled, set(self.put)  # whichever it takes
+        self.queue.configure(QueueOptions(max_age_s=0.001))
+        self.now += 5
+        while self.expire() == 0:
+            pass
+        self.queue.configure(QueueOptions())
+        self.settled = before | {each for each in self.put if not self.alive(each)}
+
+    def expire(self) -> int | None:
+        delivery = self.queue.deliver()
+        try:
+            return delivery.expire()
+        except Cold as cold:
+            cold.fetch.run()
+            self.queue.install(cold.fetch)
+        except NoRoom as wanted:
+            delivery.make_room(wanted.size)
+        return 0
 
     def wait(self) -> None:
         self.now += self.random.randint(1, 30)

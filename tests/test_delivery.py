@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from logqueue.errors import Corrupt, DiskFull, LimitExceeded
 from logqueue.options import LEASE_S_MAX, QueueOptions
+from logqueue.storage import acks
 from logqueue.storage import delivery as module
 from logqueue.storage.delivery import Delivered, Delivery, NoRoom
 from logqueue.storage.disk import Extent, MmapDisk
@@ -414,3 +415,24 @@ def test_expired_leases_are_counted_right_while_nobody_asks(world: World) -> Non
     world.clock.ms += 10
     assert world.delivery.ready
     assert world.delivery.leases.counts[State.LEASED] == 0
+
+
+def test_a_start_never_has_more_than_so_many_sequences_to_do_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acks, "REPLAY_MAX", 20)
+    world.put(*[b"x"] * 60)
+    assert len(world.receive(20)) == 20
+    acknowledgements = world.delivery.acks
+    assert acknowledgements is not None
+    assert acknowledgements.room > 0
+    assert len(world.receive()) == 1
+    assert acknowledgements.room == 0
+    world.reopen(clean=False)  # does not forget the count
+    assert world.delivery.acks is not None
+    assert world.delivery.acks.room == 0
+    assert len(world.receive(39)) == 39  # rolls first
+    with pytest.raises(NoRoom):
+        world.delivery.acknowledge(["any"])
+    world.reopen(clean=False)
+    assert world.delivery.leases.counts[State.LEASED] == 60

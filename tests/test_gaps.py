@@ -9,11 +9,15 @@ from pathlib import Path
 import pytest
 
 from logqueue.errors import Corrupt
+from logqueue.options import QueueOptions
+from logqueue.storage.delivery import Delivered
 from logqueue.storage.disk import MmapDisk
 from logqueue.storage.format import NOTHING_BEFORE, decode_meta, encode_meta, with_repaired_links
 from logqueue.storage.layout import META, segment_name
 from logqueue.storage.opening import create_queue, open_queue
 from logqueue.storage.queue import Options, Queue
+from logqueue.storage.reader import Cold
+from logqueue.storage.token import Outcome
 
 DISK = MmapDisk()
 OPTIONS = Options()
@@ -40,6 +44,38 @@ def test_a_get_goes_on_behind_a_step(tmp_path: Path) -> None:
     queue, _ = open_queue(DISK, queue_with_a_step(tmp_path), OPTIONS)
     assert taken(queue) == [(1, b"1"), (2, b"2"), (3, b"3"), (10, b"10"), (11, b"11")]
     assert queue.positions.unread == 0
+    queue.close()
+
+
+def test_leases_go_on_behind_a_step_too(tmp_path: Path) -> None:
+    path = queue_with_a_step(tmp_path)
+    queue, _ = open_queue(DISK, path, OPTIONS)
+    delivery = queue.deliver()
+    delivery.make_room(0)
+    leased: list[Delivered] = []
+    while len(leased) < 5:
+        try:
+            leased += delivery.receive(9, 10**6, 1 << 20)
+        except Cold as cold:
+            cold.fetch.run()
+            queue.install(cold.fetch)
+    assert [each.frame.sequence for each in leased] == [1, 2, 3, 10, 11]
+    assert queue.positions.unread == 5
+    queue.sync()
+    queue.close(clean=False)
+    queue, _ = open_queue(DISK, path, OPTIONS)
+    assert queue.positions.unread == 5
+    tokens = [queue.deliver().tokens.make(each.frame.sequence, 1) for each in leased]
+    assert set(queue.deliver().acknowledge(tokens)) == {Outcome.DONE}
+    assert queue.positions.unread == 0
+    queue.close()
+
+
+def test_a_paused_queue_goes_on_behind_a_step(tmp_path: Path) -> None:
+    queue, _ = open_queue(DISK, queue_with_a_step(tmp_path), OPTIONS)
+    queue.configure(QueueOptions(paused=True))
+    queue.configure(QueueOptions())
+    assert taken(queue) == [(1, b"1"), (2, b"2"), (3, b"3"), (10, b"10"), (11, b"11")]
     queue.close()
 
 

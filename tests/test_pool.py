@@ -10,16 +10,18 @@ from pathlib import Path
 import pytest
 import trio
 
-from logqueue.chores import IDLE_TICKS, STEP_BYTES, Chores
+from logqueue.chores import AGE_CHECK_MS, IDLE_TICKS, STEP_BYTES, Chores
 from logqueue.commit import Committer
 from logqueue.config import DESCRIPTORS_PER_QUEUE, Config
 from logqueue.errors import Corrupt, LimitExceeded, UsageError
+from logqueue.options import QueueOptions
 from logqueue.pool import Handle, Pool
 from logqueue.storage.disk import MmapDisk
 from logqueue.storage.format import SEGMENT_BYTES_MIN
 from logqueue.storage.layout import directory_name, segment_name
 from logqueue.storage.queue import Options
 from logqueue.storage.store import Store
+from logqueue.storage.token import Outcome
 
 HOUR_MS = 3_600_000
 
@@ -366,3 +368,94 @@ async def test_a_queue_that_was_leased_from_costs_what_is_budgeted(tmp_path: Pat
 def test_too_few_descriptors_are_refused() -> None:
     with pytest.raises(UsageError, match="127 open files are too few"):
         Config("x").within(127)
+
+
+async def aging(it: World, count: int = 30) -> Handle:
+    """A queue of messages that are too old after an hour; small segments are half full each."""
+    handle = await it.pool.acquire(b"q")
+    await it.pool.hand_over(handle, handle.queue.configure, QueueOptions(max_age_s=3600))
+    for _ in range(count):
+        handle = await it.put(b"q", bytes(10_000))
+    return handle
+
+
+async def test_what_is_too_old_is_freed_though_nobody_reads(tmp_path: Path) -> None:
+    async with world(tmp_path, segment_bytes_max=2 * SEGMENT_BYTES_MIN) as it:
+        handle = await aging(it)
+        it.clock.now_ms += HOUR_MS // 2
+        await it.put(b"q", b"young")
+        it.clock.now_ms += HOUR_MS // 2
+        await it.round()
+        assert handle.queue.positions.unread == 31
+        it.clock.now_ms += 1
+        await it.round()
+        assert handle.queue.positions.unread == 1
+        assert len(segments(tmp_path, b"q")) == 1
+        await it.round(IDLE_TICKS)
+        it.clock.now_ms += HOUR_MS // 2
+        await it.round(IDLE_TICKS)
+        assert handle.queue.positions.unread == 0
+        [small] = segments(tmp_path, b"q")
+        assert small.stat().st_size == SEGMENT_BYTES_MIN
+        assert handle.queue.delivery is not None
+        assert handle.queue.delivery.expired == 31
+
+
+async def test_a_message_that_is_leased_outlives_its_age(tmp_path: Path) -> None:
+    async with world(tmp_path, segment_bytes_max=SEGMENT_BYTES_MIN) as it:
+        handle = await aging(it, 1)
+        delivery = handle.queue.deliver()
+        delivery.make_room(0)
+        (leased,) = delivery.receive(1, 10**9, 1 << 20)
+        for _ in range(4):
+            await it.put(b"q", bytes(10_000))
+        it.clock.now_ms += HOUR_MS + 1
+        await it.round()
+        assert handle.queue.positions.unread == 1
+        assert delivery.acknowledge([delivery.tokens.make(leased.frame.sequence, 1)]) == [
+            Outcome.DONE
+        ]
+        await it.round()
+        assert handle.queue.positions.unread == 0
+        assert len(segments(tmp_path, b"q")) == 1
+
+
+@pytest.mark.parametrize("how", ["restart", "closed for others"])
+async def test_what_is_too_old_is_freed_in_a_queue_that_is_not_open(
+    tmp_path: Path, how: str
+) -> None:
+    async with world(tmp_path, queues_open_max=1, segment_bytes_max=SEGMENT_BYTES_MIN) as it:
+        await aging(it)
+        if how == "restart":
+            it.clock.now_ms += HOUR_MS + 1
+        else:
+            await it.put(b"other", b"m")
+            await it.round(IDLE_TICKS)
+            assert b"q" in it.pool.resting
+            it.clock.now_ms += HOUR_MS + AGE_CHECK_MS
+            await it.round(IDLE_TICKS)
+            await it.round(IDLE_TICKS)
+            assert len(segments(tmp_path, b"q")) == 1
+    clock = it.clock
+    async with world(tmp_path, segment_bytes_max=SEGMENT_BYTES_MIN) as it:
+        it.clock.now_ms = clock.now_ms
+        it.chores.note_leftovers()
+        await it.round(IDLE_TICKS)
+        assert len(segments(tmp_path, b"q")) == 1
+        facts = it.pool.facts(b"q")
+        assert facts is not None
+        assert facts.positions.unread == 0
+
+
+async def test_many_messages_too_old_are_consumed_without_reading_them(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path, segment_bytes_max=SEGMENT_BYTES_MIN) as it:
+        handle = await aging(it)
+        for path in segments(tmp_path, b"q")[:-1]:  # nobody will read them
+            os.truncate(path, 0)
+        it.clock.now_ms += HOUR_MS + 1
+        await it.round()
+        assert handle.queue.damage is None
+        assert handle.queue.positions.unread == 0
+        assert len(segments(tmp_path, b"q")) == 1

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from logqueue.fsck.plan import Plan
 from logqueue.fsck.segments import Piece, SegmentFile
 from logqueue.fsck.survey import is_acks
+from logqueue.storage.clock import clock_ms
 from logqueue.storage.cursor import Cursor
 from logqueue.storage.disk import Disk, Extent
 from logqueue.storage.format import (
@@ -27,7 +28,6 @@ from logqueue.storage.format import (
 )
 from logqueue.storage.frame import MORE, Frame, Scan
 from logqueue.storage.layout import CURSOR, META, SPARE, segment_name
-from logqueue.storage.queue import clock_ms
 from logqueue.storage.reader import Reader, build_index
 from logqueue.storage.recovery import queue_seed
 from logqueue.storage.segment import Segment, new_salt

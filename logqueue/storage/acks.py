@@ -55,6 +55,7 @@ from logqueue.storage.steps import (
 from logqueue.storage.tail import Tail, open_existing, read_header, scan_tail
 
 ACKS_BYTES_MIN = 64 * 1024  # about a thousand steps
+REPLAY_MAX = 100_000  # sequences that steps may name: a start does them again, 2 us each
 _ZEROS = bytes(64 * 1024)
 
 
@@ -65,12 +66,13 @@ def acks_id(queue_id: bytes) -> bytes:
 
 class AckTail(NamedTuple):
     """What recovery found: the newest file, the state it leads to, and files it replaced;
-    `records` is the newest record that the log still has."""
+    `records` is the newest record that the log still has, `named` counts sequences in steps."""
 
     tail: Tail
     leases: Leases
     stale: list[str]
     records: int
+    named: int
 
 
 def missing_acks(directory: str) -> Corrupt:
@@ -102,23 +104,25 @@ def inspect_acks(
     extent = open_existing(disk, path)
     try:
         tail = scan_tail(extent, header, base - 1, FRAMES_OFFSET, base, notes)
-        return AckTail(tail, _replay_all(extent, tail), ours[:-1], records)
+        leases, named = _replay_all(extent, tail)
+        return AckTail(tail, leases, ours[:-1], records, named)
     finally:
         extent.close()
 
 
-def _replay_all(extent: Extent, tail: Tail) -> Leases:
+def _replay_all(extent: Extent, tail: Tail) -> tuple[Leases, int]:
     leases: Leases | None = None
+    named = 0
     for frame in Scan(extent.read, FRAMES_OFFSET, tail.end, salt_seed(tail.header.salt)):
         try:
             if leases is None:
                 leases = decode_snapshot(frame.payload)
             else:
-                replay(leases, frame.payload)
+                named += replay(leases, frame.payload)
         except ValueError as error:
             raise Corrupt(extent.path, frame.offset, str(error), frame.sequence) from None
     assert leases is not None  # `base` was durable, or the scan had raised
-    return leases
+    return leases, named
 
 
 class AckLog:
@@ -134,6 +138,7 @@ class AckLog:
         self._extent: Extent | None = None
         self._seed = self._end = self._limit = 0
         self._last = 0  # the newest step
+        self._named = 0  # sequences in the steps since the snapshot
         self._durable = self._syncing = self._marked = 0
 
     @classmethod
@@ -178,22 +183,25 @@ class AckLog:
             disk.rename(os.path.join(directory, name), os.path.join(directory, ACKS_SPARE))
         path = os.path.join(directory, acks_name(tail.header.base))
         acks._adopt(disk.open(path, writable=True), tail.header, tail.last, tail.end)
+        acks._named = found.named
         return acks
 
     @property
     def room(self) -> int:
         """The bytes of steps that go in without a roll, which blocks."""
-        return self._limit - self._end
+        return 0 if self._named > REPLAY_MAX else self._limit - self._end
 
     def append(
         self, kind: Kind, low: int, due: int = 0, ranges: Sequence[tuple[int, int]] = ()
     ) -> None:
         """Store one step, which must fit; durable after the next sync."""
         self._store(encode_step(kind, low, due, ranges))
+        self._named += sum(last + 1 - first for first, last in ranges)
 
     def mark(self, low: int) -> bool:
         """Prove the steps so far durable, if they are and nothing proves it yet."""
-        if self._durable < self._last or self._marked == self._last or self.room < step_bytes(0):
+        full = self._limit - self._end < step_bytes(0)
+        if full or self._durable < self._last or self._marked == self._last:
             return False
         self.append(Kind.MARK, low)
         self._marked = self._last
@@ -226,7 +234,7 @@ class AckLog:
             extent.close()
             self._extent, self._seed, self._end, self._limit, self._last = old
             raise
-        self._durable = self._last
+        self._durable, self._named = self._last, 0
         if old[0] is not None:
             spare = os.path.join(self._directory, ACKS_SPARE)
             old[0].close()

@@ -13,59 +13,27 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from logqueue.errors import Corrupt, LimitExceeded
 from logqueue.options import LEASE_S_MAX, QueueOptions
 from logqueue.storage.acks import AckLog, AckTail
 from logqueue.storage.disk import Disk
 from logqueue.storage.frame import Frame
+from logqueue.storage.host import Clocks, Host
 from logqueue.storage.leases import Leases, State
-from logqueue.storage.log import Log, Position
-from logqueue.storage.places import Places
+from logqueue.storage.log import Position
+from logqueue.storage.places import UNKNOWN, Places
 from logqueue.storage.reader import Cold, Fetch
 from logqueue.storage.steps import Kind, Steps, step_bytes
 from logqueue.storage.token import Outcome, Tokens
 
 LEASED_MAX = 100_000  # records of one queue that are leased at once; each costs about 300 bytes
 SKIPS_MAX = 1000  # records too old that one call steps over, so that it cannot hold up the loop
+GAP_MAX = 50_000  # missing records that one call steps over
 STEPS_BYTES = 16 * 1024  # room that a receive asks for when there is none
 _DUE_AFTER_MAX_MS = int(LEASE_S_MAX * 1000)
-
-
-class Host(Protocol):
-    """The queue that a `Delivery` works for."""
-
-    log: Log
-    consumed: int
-    damage: Corrupt | None
-
-    @property
-    def servable(self) -> int:
-        """The newest sequence that may be handed out."""
-
-    @property
-    def next_position(self) -> Position:
-        """Where the record after `consumed` stands, as far as known."""
-
-    def consume_to(self, sequence: int, following: Position) -> None:
-        """Move the cursor; `following` is where the next record stands."""
-
-    def note_leases(self) -> None:
-        """There is an acknowledgement log now."""
-
-
-class Clocks(Protocol):
-    """Milliseconds since the epoch."""
-
-    @property
-    def now(self) -> Callable[[], int]:
-        """What leases end by: never set back while the process runs."""
-
-    @property
-    def clock(self) -> Callable[[], int]:
-        """What timestamps records."""
 
 
 class NoRoom(Exception):
@@ -146,8 +114,9 @@ class Delivery:
         """Hand out up to `maximum` ready records, the lowest sequences first, and no more than
         `bytes_max` of payload after the first one; they are consumed when `lease_ms` is 0.
 
-        Comes back empty too after SKIPS_MAX records that are too old: ask `ready` whether to go
-        on.  Raises Cold and NoRoom, Corrupt (the queue stops), LimitExceeded (LEASED_MAX).
+        Comes back empty too after SKIPS_MAX records that are too old, and in a gap: ask `ready`
+        whether to go on.  Raises Cold and NoRoom, Corrupt (the queue stops), LimitExceeded
+        (LEASED_MAX).
         """
         if self._host.damage is not None:
             raise self._host.damage
@@ -176,7 +145,10 @@ class Delivery:
             if sequence is None:
                 break
             try:
-                frame, following = self._read(sequence)
+                found = self._read_ready(sequence, steps)
+                if found is None:
+                    break  # the next call goes on behind the gap
+                frame, following = found
                 stale = frame.timestamp < oldest
                 if taken and not stale and len(frame.payload) > bytes_max:
                     break
@@ -210,6 +182,53 @@ class Delivery:
         self._settle(sequence)
         return attempts
 
+    def expire(self) -> int | None:
+        """Settle ready records that are too old, oldest first, without anybody asking for them.
+
+        Returns when the next one will be, in milliseconds since the epoch: 0 when there may be
+        more already, None when that is not known.  Raises Cold, NoRoom, Corrupt (the queue stops).
+        """
+        leases, age_ms = self.leases, self._age_ms_max
+        if self._host.damage is not None or not age_ms:
+            return None
+        leases.expire(self._now())
+        oldest, upper = self._clock() - age_ms, self._host.servable
+        self._skip_segments(oldest, upper)
+        steps, skipped, due = Steps(self._room), 0, None
+        try:
+            while due is None and (sequence := leases.next_ready(upper)) is not None:
+                found = self._read_ready(sequence, steps)
+                if found is None or skipped == SKIPS_MAX:
+                    due = 0
+                elif found[0].timestamp >= oldest:
+                    due = found[0].timestamp + age_ms + 1
+                else:
+                    self._hand_out(sequence, 0, found[1], steps)
+                    skipped += 1
+        except (Cold, Corrupt, NoRoom):
+            if not skipped:
+                raise
+            due = 0
+        self.expired += skipped
+        self._store(steps)
+        return due
+
+    def _skip_segments(self, oldest: int, upper: int) -> None:
+        """Consume whole segments that were sealed before `oldest`, without reading them, unless
+        something was handed out that is not settled."""
+        leases, low = self.leases, self.leases.low
+        if leases.frontier > low:
+            return
+        for segment in self._host.log.sealed:
+            base, last, *_ = segment.ended
+            if segment.sealed_at >= oldest or last > upper:
+                break
+            self.expired += max(0, last - max(base - 1, low))
+            leases.advance(last)
+        if leases.low > low:
+            self._places.forget_all()
+            self._host.consume_to(leases.low, UNKNOWN)
+
     @property
     def ready(self) -> bool:
         """Whether `receive` would find something, were it in memory."""
@@ -228,6 +247,22 @@ class Delivery:
         except Corrupt as error:
             self._host.damage = error
             raise
+
+    def _read_ready(self, sequence: int, steps: Steps) -> tuple[Frame, Position] | None:
+        """A ready record and the place behind it; None when it is missing and a header or a repair
+        has declared that: then some of the gap is settled.  Raises as `_read` does, and NoRoom."""
+        try:
+            return self._places.read(sequence)
+        except Corrupt as error:
+            resume = self._host.log.after_gap(sequence)
+            if resume is None:
+                self._host.damage = error
+                raise
+        if sequence <= self.leases.frontier:  # what follows may be settled, leased, ...
+            resume = sequence + 1
+        for missing in range(sequence, min(resume, sequence + GAP_MAX)):
+            self._hand_out(missing, 0, UNKNOWN, steps)
+        return None
 
     def install(self, fetch: Fetch) -> None:
         """What a `Cold` asked for has run: it serves the reads to come.

@@ -183,8 +183,13 @@ class Leases:
         """Everything up to `low` is settled, whatever was known of it."""
         if low <= self.low:
             return
-        for sequence in [each for each in self._entries if each <= low]:
-            self.counts[self._entries.pop(sequence).state] -= 1
+        entries = self._entries
+        passed: Iterable[int] = range(self.low + 1, low + 1)
+        if len(entries) < low - self.low:
+            passed = [each for each in entries if each <= low]
+        for sequence in passed:
+            if (entry := entries.pop(sequence, None)) is not None:
+                self.counts[entry.state] -= 1
         self.low = low
         self.frontier = max(self.frontier, low)
         self._rise()
@@ -253,6 +258,8 @@ class Leases:
     def _rise(self) -> None:
         """Restore L2.  Every sequence is passed once in the queue's life."""
         low, frontier, entries = self.low, self.frontier, self._entries
+        if not entries:
+            low = frontier
         while low < frontier and low + 1 not in entries:
             low += 1
         self.low = low

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from logqueue.errors import Corrupt, DiskFull, LimitExceeded
 from logqueue.options import QueueOptions
+from logqueue.storage.clock import clock_ms, steady_ms
 from logqueue.storage.cursor import Cursor
 from logqueue.storage.delivery import Delivery, NoRoom
 from logqueue.storage.disk import Disk, Extent, replace_file
@@ -47,19 +47,6 @@ from logqueue.storage.ring import (
 )
 
 CHECKPOINT_BYTES = 4 << 20  # appended bytes after which the durable mark is noted again
-
-
-def clock_ms() -> int:
-    """Wall-clock milliseconds since the epoch.  Nothing but timestamps depends on it."""
-    return max(0, time.time_ns() // 1_000_000)  # a clock may be set before the epoch
-
-
-_BOOT_MS = clock_ms() - time.monotonic_ns() // 1_000_000
-
-
-def steady_ms() -> int:
-    """Milliseconds since the epoch by a clock that nobody sets while the process runs."""
-    return _BOOT_MS + time.monotonic_ns() // 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +143,9 @@ class Queue:
         """`get_nowait`, waiting for the disk if need be."""
         while True:
             try:
-                return self.get_nowait()
+                got = self.get_nowait()
+                if got is not None or not self.unfinished:
+                    return got
             except Cold as cold:
                 cold.fetch.run()
                 self.install(cold.fetch)
@@ -181,7 +170,8 @@ class Queue:
             self._position = Position(fetch.window.base, fetch.window.offset)
 
     def get_nowait(self) -> tuple[int, bytes] | None:
-        """Consume the oldest message: (position, payload), or None when there is none.
+        """Consume the oldest message: (position, payload), or None when there is none; also when
+        it is `unfinished`, and another call gets further.
 
         Raises Cold when it is not in memory (then run its fetch, `install` that, try again), and
         Corrupt when its bytes are not what was written: then it is not consumed, and the queue
@@ -253,6 +243,12 @@ class Queue:
         if taken:
             self.consume_to(sequence - 1, place)
         return taken
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a get or receive that found nothing gave up among records that are too old or
+        missing, of which it steps over a number at a time."""
+        return self.delivery is not None and self.delivery.ready
 
     @property
     def servable(self) -> int:

@@ -67,8 +67,12 @@ def decode_snapshot(payload: bytes) -> Leases:
     return Leases.restore(Snapshot(low, frontier, entries))
 
 
-def replay(leases: Leases, payload: bytes) -> None:
-    """Do one step again.  Raises ValueError when it cannot have been done in this state."""
+def replay(leases: Leases, payload: bytes) -> int:
+    """Do one step again; how many sequences it names.
+
+    Raises ValueError when it cannot have been done in this state.
+    """
+    named = 0
     try:
         kind, count, low, due = STEP.unpack_from(payload)
         if len(payload) != STEP_BYTES + count * RANGE_BYTES:
@@ -78,10 +82,12 @@ def replay(leases: Leases, payload: bytes) -> None:
         for first, last in RANGE.iter_unpack(payload[STEP_BYTES:]):
             if not 0 <= last - first < RUN_MAX:
                 raise ValueError(f"{first} to {last} is no range")
+            named += last + 1 - first
             for sequence in range(max(first, leases.low + 1), last + 1):
                 _replay_one(leases, step, sequence, due)
     except (StructError, KeyError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
+    return named
 
 
 def _replay_one(leases: Leases, step: Kind, sequence: int, due: int) -> None:
