@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from logqueue import __version__, settings
+from logqueue.address import PORT_MAX, Address
+from logqueue.address import parse as parse_address
 from logqueue.config import KIB, Config
 from logqueue.errors import UsageError
 
@@ -23,12 +25,18 @@ def parse(argv: list[str], environment: Mapping[str, str] | None = None) -> Conf
     """
     parser = _parser()
     options = [each for action in parser._actions for each in action.option_strings]
-    words = settings.words(argv, {} if environment is None else environment, options)
-    given = {k: v for k, v in vars(parser.parse_args(words)).items() if v is not None}
+    given: dict[str, Any] = {}
+    for words in settings.layers(argv, {} if environment is None else environment, options):
+        found = vars(parser.parse_args(words))
+        given |= {key: value for key, value in found.items() if value is not None}
     for ignored in ("cache", "memory", "config"):
         given.pop(ignored, None)
-    if not given["data_directory"]:
-        raise UsageError("-x/--data is empty; give a directory")
+    if not given.get("data_directory"):
+        raise UsageError("-x/--data is missing or empty; give a directory")
+    if ("tls_certificate" in given) != ("tls_key" in given):
+        raise UsageError("--tls-cert and --tls-key go together; give both")
+    if "addresses" in given:
+        given["addresses"] = tuple(given["addresses"])
     password_file = given.pop("auth_file", None)
     if password_file is not None:
         if "auth" in given:
@@ -60,16 +68,31 @@ def _add_http_options(parser: argparse.ArgumentParser) -> None:
         "-l",
         "--listen",
         metavar="ADDR",
-        dest="address",
-        help="address to listen on (default 127.0.0.1; HTTPSQS had 0.0.0.0). On any other, set a "
-        "password: whoever reaches the port owns the queues",
+        dest="addresses",
+        action="extend",
+        type=_addresses,
+        help="address to listen on: HOST, HOST:PORT, [IPv6]:PORT or unix:PATH (default 127.0.0.1; "
+        "HTTPSQS had 0.0.0.0). May be repeated. On any that others reach, set a password: whoever "
+        "reaches it owns the queues",
     )
     group.add_argument(
         "-p",
         "--port",
         metavar="PORT",
-        type=_number(int, 0, 65535),
-        help="port to listen on (default 1218; 0 takes a free one)",
+        type=_number(int, 0, PORT_MAX),
+        help="port of addresses that name none (default 1218; 0 takes a free one)",
+    )
+    group.add_argument(
+        "--tls-cert",
+        metavar="FILE",
+        dest="tls_certificate",
+        help="speak TLS, with the certificate (and its chain) in this PEM file; read again at "
+        "SIGHUP. Addresses written as http://HOST:PORT, and Unix sockets, stay plain",
+    )
+    group.add_argument(
+        "--tls-key",
+        metavar="FILE",
+        help="the key of the certificate, in a PEM file without a pass phrase",
     )
     group.add_argument(
         "-t",
@@ -100,7 +123,6 @@ def _add_storage_options(parser: argparse.ArgumentParser) -> None:
         "--data",
         metavar="DIR",
         dest="data_directory",
-        required=True,
         help="data directory, made when absent (required)",
     )
     group.add_argument(
@@ -218,6 +240,13 @@ def _add_process_options(parser: argparse.ArgumentParser) -> None:
         version=f"logqueue {__version__}",
         help="print the version and exit",
     )
+
+
+def _addresses(text: str) -> list[Address]:
+    try:
+        return [parse_address(each) for each in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _number(kind: type[int] | type[float], least: float, most: float) -> Callable[[str], float]:

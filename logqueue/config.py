@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from logqueue.address import Address
 from logqueue.errors import UsageError
 
 Durability = Literal["always", "interval", "os"]
@@ -21,8 +22,11 @@ class Config:
     """What one daemon runs with.  Sizes in bytes, times in seconds."""
 
     data_directory: str
-    address: str = "127.0.0.1"  # HTTPSQS listened on 0.0.0.0; a queue without a password must not
-    port: int = 1218
+    # None: 127.0.0.1 (HTTPSQS had 0.0.0.0; a queue without a password must not), or systemd's.
+    addresses: tuple[Address, ...] = ()
+    port: int = 1218  # of addresses without one
+    tls_certificate: str | None = None  # paths of PEM files, both or none
+    tls_key: str | None = None
     auth: str | None = None
     detach: bool = False
     check_only: bool = False
@@ -41,6 +45,7 @@ class Config:
 
     # HTTP: what one client may make the daemon hold, and for how long.
     timeout_idle_s: float = 60.0  # HTTPSQS's default for -t
+    timeout_handshake_s: float = 10.0  # of TLS: two round trips, and time for a slow machine
     receive_rate_min: int = KIB  # bytes/s; a request may take timeout_idle_s and its size over this
     head_bytes_max: int = 8 * MIB  # Node and Python 2 clients put through the URL; h11 stops at 16K
     header_count_max: int = 2000  # HTTPSQS had no limit; a thousand were recorded

@@ -27,6 +27,7 @@ from logqueue.commit import Committer
 from logqueue.config import Config
 from logqueue.detach import detached
 from logqueue.errors import Corrupt, LogqueueError, StorageFailed, UsageError
+from logqueue.listening import listening
 from logqueue.messages import LocalMessageQueues
 from logqueue.monitor import Monitor
 from logqueue.notify import notify
@@ -35,7 +36,8 @@ from logqueue.storage.disk import MmapDisk
 from logqueue.storage.queue import Options
 from logqueue.storage.store import Store
 from logqueue.web.httpsqs import Dialect
-from logqueue.web.server import listen, serve
+from logqueue.web.server import Listener, serve
+from logqueue.web.tls import Certificate
 from logqueue.web.v1.api import Api
 
 EXIT_USAGE = 1  # as HTTPSQS: anything that keeps the daemon from starting
@@ -94,9 +96,20 @@ def _complain(cause: BaseException, detach: bool) -> None:
 
 def _anchored(config: Config) -> Config:
     """The same with absolute paths: a detached daemon leaves its directory."""
-    pid_file = None if config.pid_file is None else os.path.abspath(config.pid_file)
+
+    def anchored(path: str | None) -> str | None:
+        return None if path is None else os.path.abspath(path)
+
     return dataclasses.replace(
-        config, data_directory=os.path.abspath(config.data_directory), pid_file=pid_file
+        config,
+        data_directory=os.path.abspath(config.data_directory),
+        pid_file=anchored(config.pid_file),
+        tls_certificate=anchored(config.tls_certificate),
+        tls_key=anchored(config.tls_key),
+        addresses=tuple(
+            each._replace(path=os.path.abspath(each.path)) if each.path else each
+            for each in config.addresses
+        ),
     )
 
 
@@ -149,8 +162,14 @@ async def run(config: Config, ready: Callable[[], None]) -> None:
             if drain.is_set():
                 nursery.cancel_scope.cancel()
                 return
-            listeners = listen(config.address, config.port)
-            with _pid_file(config.pid_file):
+            certificate = _certificate(config)
+            with (
+                listening(config, os.environ) as entrances,
+                _pid_file(config.pid_file),
+            ):
+                listeners = [
+                    Listener(each.socket, None if each.plain else certificate) for each in entrances
+                ]
                 _announce(config, listeners)
                 ready()
                 notify("READY=1")
@@ -197,6 +216,12 @@ async def _stop_on_signal(
         recovery.cancel()
 
 
+def _certificate(config: Config) -> Certificate | None:
+    if config.tls_certificate is None or config.tls_key is None:
+        return None
+    return Certificate(config.tls_certificate, config.tls_key)
+
+
 @contextlib.contextmanager
 def _pid_file(path: str | None) -> Iterator[None]:
     if path is None:
@@ -214,20 +239,26 @@ def _pid_file(path: str | None) -> Iterator[None]:
             os.unlink(path)
 
 
-def _announce(config: Config, listeners: Sequence[socket.socket]) -> None:
+def _announce(config: Config, listeners: Sequence[Listener]) -> None:
     """The ready line: recovery is done, and these addresses are open."""
     for listener in listeners:
-        host, port = listener.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        if not config.auth and not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+        if not config.auth and not _is_local(listener.socket):
             _log.warning(
                 "%s is open to other machines and there is no password: "
                 "anyone who reaches it owns the queues; set --auth-file",
-                shown,
+                listener.url,
             )
         print(
-            f"logqueued: ready on http://{shown}:{port}/ "
+            f"logqueued: ready on {listener.url} "
             f"(data in {config.data_directory}, durability {config.durability})",
             file=sys.stderr,
             flush=True,
         )
+
+
+def _is_local(listener: socket.socket) -> bool:
+    """Whether no other machine can reach it."""
+    if listener.family == socket.AF_UNIX:
+        return True
+    host = str(listener.getsockname()[0])
+    return ipaddress.ip_address(host.partition("%")[0]).is_loopback

@@ -1,7 +1,7 @@
 """Settings from a TOML file and the environment, as words of the command line.
 
-They go in front of the words that were typed, so the later ones win: flag, environment, file.
-Every long option is a key of the file without its dashes (`sync-interval = 2`), and a variable
+Each source is a layer, and what a later one says wins: file, environment, command line.  Every
+long option is a key of the file without its dashes (`sync-interval = 2`), and a variable
 (`LOGQUEUE_SYNC_INTERVAL=2`).
 """
 
@@ -16,23 +16,26 @@ from logqueue.errors import UsageError
 PREFIX = "LOGQUEUE_"
 NOT_SETTINGS = frozenset(("LOGQUEUE_FAILPOINT", "LOGQUEUE_URL"))  # of the tests, of clients
 SWITCHES = frozenset(("daemon",))
+LISTS = frozenset(("listen",))  # several values with commas between them
 ONLY_TYPED = frozenset(("help", "version", "check-config"))
 
 
-def words(argv: list[str], environment: Mapping[str, str], options: Collection[str]) -> list[str]:
-    """All words of a command line, those that weigh least in front.
+def layers(
+    argv: list[str], environment: Mapping[str, str], options: Collection[str]
+) -> list[list[str]]:
+    """The words of a command line by where they come from, those that weigh least first.
 
     `options` are those that there are, dashes included.  Raises UsageError.
     """
     keys = {each[2:] for each in options if each.startswith("--")} - ONLY_TYPED
-    given = from_environment(environment, keys) + argv
+    typed = [from_environment(environment, keys), argv]
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     finder.add_argument("--config", default=None)
     try:
-        path = finder.parse_known_args(given)[0].config
+        path = finder.parse_known_args([*typed[0], *argv])[0].config
     except argparse.ArgumentError as error:
         raise UsageError(f"{error}; see logqueued --help") from error
-    return given if path is None else from_file(path, keys - {"config"}) + given
+    return typed if path is None else [from_file(path, keys - {"config"}), *typed]
 
 
 def from_file(path: str, keys: Collection[str]) -> list[str]:
@@ -51,6 +54,8 @@ def from_file(path: str, keys: Collection[str]) -> list[str]:
         if (key in SWITCHES) != isinstance(value, bool):
             wanted = "true or false" if key in SWITCHES else "a text or a number"
             raise UsageError(f"--config {path}: {key} must be {wanted}")
+        if key in LISTS and isinstance(value, list) and all(isinstance(v, str) for v in value):
+            value = ",".join(value)
         if not isinstance(value, str | int | float):
             raise UsageError(f"--config {path}: {key} must be a text or a number")
         found += _words(key, str(value).lower() if key in SWITCHES else str(value))

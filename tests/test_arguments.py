@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from logqueue.address import Address
 from logqueue.arguments import parse
 from logqueue.config import Config
 from logqueue.errors import UsageError
@@ -21,7 +22,7 @@ def test_every_flag_of_httpsqs() -> None:
     config = parse(line.split())
     assert config == Config(
         "d",
-        address="0.0.0.0",
+        addresses=(Address("0.0.0.0"),),
         port=1219,
         timeout_idle_s=30,
         durability="interval",
@@ -63,6 +64,10 @@ def test_password_from_a_file(tmp_path: Path) -> None:
         ("-x", "-x/--data"),
         ("-x d -p 65536", "'65536' is not a number from 0 to 65535"),
         ("-x d -p http", "'http' is not a number"),
+        ("-x d -l [::1", "-l/--listen: '[::1' is no address"),
+        ("-x d -l h:65536", "-l/--listen: '65536' in 'h:65536' is not a number"),
+        ("-x d -l unix:", "-l/--listen: 'unix:' names no path"),
+        ("-x d --tls-cert c", "--tls-cert and --tls-key go together"),
         ("-x d -t 0", "-t/--timeout"),
         ("-x d -t nan", "-t/--timeout"),
         ("-x d -s -1", "-s/--sync-interval"),

@@ -19,10 +19,11 @@ import trio
 import trio.testing
 
 from logqueue.config import KIB, MIB, Config
-from logqueue.errors import StorageFailed, UsageError
+from logqueue.errors import StorageFailed
+from logqueue.listening import tcp
 from logqueue.web.connection import BATCH_REQUESTS_MAX
 from logqueue.web.message import Handler, Promise, Request, Response
-from logqueue.web.server import listen, serve
+from logqueue.web.server import Listener, serve
 
 CONFIG = Config(data_directory="", timeout_idle_s=30, drain_s=30)
 GET = b"GET / HTTP/1.1\r\n\r\n"
@@ -100,8 +101,8 @@ async def served(
     handler: Handler | None = None,
 ) -> AsyncIterator[Served]:
     """A server for the length of a block; the whole test fails after 20 s."""
-    listeners = listen("127.0.0.1", 0)
-    server = Served(listeners[0].getsockname()[1], trio.Event())
+    listeners = [Listener(each) for each in tcp("127.0.0.1", 0)]
+    server = Served(listeners[0].socket.getsockname()[1], trio.Event())
 
     async def run() -> None:
         await serve(listeners, handler or Sometimes(answer), config, drain=server.drain)
@@ -476,25 +477,3 @@ async def test_drain_ends_after_its_grace() -> None:
         server.drain.set()
         await server.done.wait()
         assert await read_to_end(client) == b""
-
-
-# ------------------------------------------------------------------ listen
-
-
-def test_a_port_in_use_is_named() -> None:
-    (listener,) = listen("127.0.0.1", 0)
-    port = listener.getsockname()[1]
-    with listener, pytest.raises(UsageError, match=rf"127\.0\.0\.1 port {port}.*in use"):
-        listen("127.0.0.1", port)
-
-
-def test_an_unknown_address_is_named() -> None:
-    with pytest.raises(UsageError, match=r"no-such-host\.invalid"):
-        listen("no-such-host.invalid", 0)
-
-
-def test_both_families_share_a_port() -> None:
-    listeners = listen("::", 0)
-    for listener in listeners:
-        listener.close()
-    assert listeners[0].family == socket.AF_INET6

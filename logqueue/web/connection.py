@@ -31,6 +31,7 @@ from logqueue.errors import StorageFailed
 from logqueue.web import answer
 from logqueue.web.message import CLOSED, KEPT, Handler, Promise, Refused, Request, Response
 from logqueue.web.poller import HUNG_UP, READABLE, WRITABLE, Poller
+from logqueue.web.tls import TlsSocket
 from logqueue.web.wire import Reader
 
 RECEIVE_BYTES = 65536
@@ -221,6 +222,8 @@ class Connection:
     def _serve(self) -> Script:
         """Read, answer, repeat; one round of the loop is what a request costs."""
         shared, client, reader = self._shared, self._socket, self._reader
+        if isinstance(client, TlsSocket):
+            yield from self._shake_hands(client)
         while not (shared.draining and reader.is_idle):
             yield READABLE
             try:
@@ -242,6 +245,15 @@ class Connection:
             if closes:
                 yield from self._finish()
                 return
+
+    def _shake_hands(self, client: TlsSocket) -> Script:
+        shared = self._shared
+        self.deadline = shared.now + shared.config.timeout_handshake_s
+        waits = READABLE
+        while waits:
+            yield waits
+            waits = client.handshake()
+        self.deadline = shared.now + shared.config.timeout_idle_s
 
     def _answer_all(self) -> Generator[Wait, Response | None, bool]:
         """Answer what is complete; True when the connection is to close.  Raises Refused."""

@@ -1,4 +1,4 @@
-"""HTTP over trio sockets: listen, accept, time limits and drain."""
+"""HTTP over sockets: accept, time limits and drain."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import errno
 import logging
 import socket
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import trio
 
 from logqueue.config import Config
-from logqueue.errors import UsageError
 from logqueue.web import answer
 from logqueue.web.connection import Connection, Shared, Traffic
 from logqueue.web.message import Handler, Refused
 from logqueue.web.poller import Poller
+from logqueue.web.tls import Certificate
 
-BACKLOG = 1024
 ACCEPTS_MAX = 64  # clients taken in before those that are there get their turn
 ACCEPT_RETRY_S = 0.1  # after accept failed for want of descriptors or memory
 SWEEPS_PER_TIMEOUT = 8  # a timeout is kept to within a quarter of it,
@@ -28,40 +28,24 @@ _OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.
 _log = logging.getLogger("logqueue.web")
 
 
-def listen(address: str, port: int) -> list[socket.socket]:
-    """Open listening sockets, one for each address that `address` stands for.
+class Listener(NamedTuple):
+    """A listening socket, non-blocking; with a `certificate` it speaks TLS."""
 
-    Port 0 takes a free one, the same for all.  Raises UsageError when that is not possible.
-    """
-    listeners: list[socket.socket] = []
-    try:
-        found = socket.getaddrinfo(
-            address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
-        )
-        for family, kind, protocol, _, place in dict.fromkeys(found):
-            listener = socket.socket(family, kind, protocol)
-            listeners.append(listener)
-            listener.setblocking(False)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            # Accepted sockets inherit this: an answer never waits for the acknowledgement of one.
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if family == socket.AF_INET6:
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            listener.bind((place[0], port, *place[2:]))
-            listener.listen(BACKLOG)
-            port = listener.getsockname()[1]
-    except OSError as error:
-        for listener in listeners:
-            listener.close()
-        raise UsageError(
-            f"cannot listen on {address} port {port}: {error.strerror or error}; "
-            "choose another with -l and -p, or stop what uses it"
-        ) from error
-    return listeners
+    socket: socket.socket
+    certificate: Certificate | None = None
+
+    @property
+    def url(self) -> str:
+        """Its address, for people."""
+        place = self.socket.getsockname()
+        if not isinstance(place, tuple):
+            return f"unix:{place}"
+        host = f"[{place[0]}]" if ":" in place[0] else place[0]
+        return f"{'http' if self.certificate is None else 'https'}://{host}:{place[1]}/"
 
 
 async def serve(
-    listeners: Sequence[socket.socket],
+    listeners: Sequence[Listener],
     handler: Handler,
     config: Config,
     *,
@@ -83,7 +67,7 @@ async def serve(
 
 
 async def _serve(
-    listeners: Sequence[socket.socket],
+    listeners: Sequence[Listener],
     shared: Shared,
     drain: trio.Event,
     task_status: trio.TaskStatus[None],
@@ -103,14 +87,14 @@ async def _serve(
         for connection in list(shared.connections):
             connection.close()
         for listener in listeners:
-            listener.close()
+            listener.socket.close()
         shared.nursery.cancel_scope.cancel()
 
 
-async def _drain(listeners: Sequence[socket.socket], shared: Shared) -> None:
+async def _drain(listeners: Sequence[Listener], shared: Shared) -> None:
     """From now on every connection closes after its answer; wait until the last one has."""
     for listener in listeners:
-        listener.close()
+        listener.socket.close()
     shared.draining = True
     for connection in list(shared.connections):
         if connection.is_idle:
@@ -121,14 +105,14 @@ async def _drain(listeners: Sequence[socket.socket], shared: Shared) -> None:
         await shared.last_closed.wait()
 
 
-async def _accept(listener: socket.socket, shared: Shared) -> None:
+async def _accept(listener: Listener, shared: Shared) -> None:
     """Take in clients, for ever."""
     while True:
-        await trio.lowlevel.wait_readable(listener)
+        await trio.lowlevel.wait_readable(listener.socket)
         try:
             for _ in range(ACCEPTS_MAX):
-                client, _ = listener.accept()
-                _admit(client, shared)
+                client, _ = listener.socket.accept()
+                _admit(client, listener.certificate, shared)
         except BlockingIOError:
             pass
         except OSError as error:  # of a client that has hung up already, or of ours
@@ -137,16 +121,21 @@ async def _accept(listener: socket.socket, shared: Shared) -> None:
                 await trio.sleep(ACCEPT_RETRY_S)
 
 
-def _admit(client: socket.socket, shared: Shared) -> None:
+def _admit(client: socket.socket, certificate: Certificate | None, shared: Shared) -> None:
     client.setblocking(False)
     if len(shared.connections) < shared.config.connections_max:
         try:
+            if certificate is not None:
+                client = certificate.wrap(client)
             Connection(client, shared)
         except OSError:
             client.close()
             raise
         return
     shared.traffic.refused[503] += 1
+    if certificate is not None:  # there is no saying so before hands are shaken
+        client.close()
+        return
     refused = Refused(503, "too many connections", explained=True)
     with client, contextlib.suppress(OSError):  # it may have hung up already
         client.send(answer.refusal(refused, shared.date_line))
