@@ -29,10 +29,10 @@ from logqueue.config import Config
 from logqueue.latency import Latencies
 from logqueue.local import LocalQueues, Sight
 from logqueue.notify import notify
-from logqueue.web.connection import Traffic
 from logqueue.web.httpsqs import Dialect
 from logqueue.web.message import Response
 from logqueue.web.pages import Pages, page
+from logqueue.web.shared import Traffic
 
 METRIC_QUEUES_MAX = 500
 OTHERS = ""  # the label of all the other queues; the queue with the empty name is shown as %00

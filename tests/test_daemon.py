@@ -242,7 +242,7 @@ def test_detached(tmp_path: Path) -> None:
 @pytest.mark.parametrize("existing", [False, True], ids=["usage", "locked"])
 def test_a_detached_start_that_fails_is_told(tmp_path: Path, existing: bool) -> None:
     with running(tmp_path) as other:
-        data, complaint = "", "-x/--data is empty"
+        data, complaint = "", "-x/--data is missing or empty"
         if existing:
             data, complaint = str(other.data), f"in use by process {other.pid};"
         outcome = start("-d", "-x", data, "-p", "0", "-i", str(tmp_path / "pid"))

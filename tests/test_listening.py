@@ -67,6 +67,7 @@ def ask(place: Path, request: bytes = STATUS) -> bytes:
 def test_a_unix_socket_serves_beside_tcp(tmp_path: Path, place: Path) -> None:
     other = place.with_name("t")
     with running(tmp_path, ["-l", f"unix:{place}", "--listen", f"unix:{other}"]) as daemon:
+        assert daemon.says(f"ready on unix:{other} ")
         assert f"ready on unix:{place} " in daemon.log
         put = b"GET /?name=q&opt=put&data=x HTTP/1.0\r\n\r\n"
         assert ask(place, put).endswith(b"HTTPSQS_PUT_OK")
@@ -86,9 +87,11 @@ def test_a_unix_socket_serves_beside_tcp(tmp_path: Path, place: Path) -> None:
 def test_the_socket_of_a_killed_daemon_is_replaced(tmp_path: Path, place: Path) -> None:
     with Daemon(tmp_path, ["-l", f"unix:{place}"]) as daemon:
         daemon.start()
+        assert daemon.says("ready on unix:")
         assert daemon.stop(signal.SIGKILL) == -signal.SIGKILL
         assert place.is_socket()
         daemon.start()
+        assert daemon.says("ready on unix:")
         assert ask(place).endswith(b'"unread":0}\n')
         assert daemon.stop() == 0
         assert not place.exists()
@@ -97,6 +100,7 @@ def test_the_socket_of_a_killed_daemon_is_replaced(tmp_path: Path, place: Path) 
 def test_nothing_else_is_replaced(tmp_path: Path, place: Path) -> None:
     arguments = ["-x", str(tmp_path / "other"), "-p", "0", "-l", f"unix:{place}"]
     with running(tmp_path, ["-l", f"unix:{place}"]) as daemon:
+        assert daemon.says("ready on unix:")
         assert_refused(start(*arguments), f"cannot listen on unix:{place}: Address already in use")
         assert ask(place).endswith(b'"unread":0}\n')
         place.unlink()

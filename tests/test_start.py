@@ -21,9 +21,13 @@ NOBODY = 65534
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        pytest.param([], r"required: -x/--data; see logqueued --help", id="no_data_directory"),
+        pytest.param(
+            [], r"-x/--data is missing or empty; give a directory", id="no_data_directory"
+        ),
         pytest.param(["-x"], r"-x/--data: expected one argument", id="data_directory_missing"),
-        pytest.param(["-x", ""], "-x/--data is empty; give a directory", id="data_directory_empty"),
+        pytest.param(
+            ["-x", ""], "-x/--data is missing or empty; give a directory", id="data_directory_empty"
+        ),
         pytest.param(["-x", "d", "--zzz"], "unrecognized arguments: --zzz; see", id="unknown_flag"),
         pytest.param(["-x", "d", "stray"], "unrecognized arguments: stray", id="stray_word"),
         pytest.param(["-x", "d", "-p", "65536"], "'65536' is not a number from 0 to", id="port"),

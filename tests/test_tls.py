@@ -247,6 +247,7 @@ def test_with_curl(daemon: Daemon, files: Files, version: str) -> None:
 
 
 def test_an_address_may_stay_plain(daemon: Daemon) -> None:
+    assert daemon.says("ready on http://")
     assert daemon.log.count("ready on https://127.0.0.1:") == 1
     plain = daemon.log.partition("ready on http://127.0.0.1:")[2].partition("/")[0]
     with socket.create_connection(("127.0.0.1", int(plain)), START_S) as client:

@@ -19,18 +19,16 @@ import contextlib
 import logging
 import select
 import socket
-from collections import Counter
-from collections.abc import Callable, Generator, Sized
-from email.utils import formatdate
+from collections.abc import Callable, Generator
 from functools import partial
 
 import trio
 
-from logqueue.config import Config
 from logqueue.errors import StorageFailed
 from logqueue.web import answer
-from logqueue.web.message import CLOSED, KEPT, Handler, Promise, Refused, Request, Response
-from logqueue.web.poller import HUNG_UP, READABLE, WRITABLE, Poller
+from logqueue.web.message import CLOSED, KEPT, Promise, Refused, Request, Response
+from logqueue.web.poller import HUNG_UP, READABLE, WRITABLE
+from logqueue.web.shared import Shared
 from logqueue.web.tls import TlsSocket
 from logqueue.web.wire import Reader
 
@@ -42,51 +40,6 @@ _log = logging.getLogger("logqueue.web")
 
 Wait = int | Request | Promise
 Script = Generator[Wait, Response | None, None]
-
-
-class Traffic:
-    """What a server counts about itself."""
-
-    def __init__(self) -> None:
-        self.connections: Sized = ()  # that are open
-        self.refused: Counter[int] = Counter()  # refusals by HTTP status
-
-
-class Shared:
-    """What all connections of one server share.  `nursery` runs the requests that wait."""
-
-    def __init__(
-        self,
-        handler: Handler,
-        config: Config,
-        poller: Poller,
-        nursery: trio.Nursery,
-        traffic: Traffic,
-    ) -> None:
-        self.handler = handler
-        self.config = config
-        self.poller = poller
-        self.nursery = nursery
-        self.connections: set[Connection] = set()
-        self.traffic = traffic
-        traffic.connections = self.connections
-        self.draining = False
-        self.last_closed = trio.Event()  # set when the last connection closes while draining
-        self.bytes_held = 0  # of requests that are not complete yet, over all connections
-        self.tick(0)
-
-    def turn(self, call: Callable[[], object]) -> None:
-        """A promise that is kept once all others who can go on have done so."""
-
-        async def go_on() -> None:
-            call()
-
-        self.nursery.start_soon(go_on)
-
-    def tick(self, until_next_s: float) -> None:
-        """Set the clocks that connections read, for as long as that."""
-        self.now = trio.current_time() + until_next_s  # never behind the time
-        self.date_line = b"Date: %b\r\n" % formatdate(usegmt=True).encode()
 
 
 def _bug(request: Request) -> Refused:

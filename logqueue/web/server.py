@@ -13,9 +13,10 @@ import trio
 
 from logqueue.config import Config
 from logqueue.web import answer
-from logqueue.web.connection import Connection, Shared, Traffic
+from logqueue.web.connection import Connection
 from logqueue.web.message import Handler, Refused
 from logqueue.web.poller import Poller
+from logqueue.web.shared import Shared, Traffic
 from logqueue.web.tls import Certificate
 
 ACCEPTS_MAX = 64  # clients taken in before those that are there get their turn

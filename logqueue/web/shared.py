@@ -1,0 +1,77 @@
+"""What all connections of one server share: who is there, what they hold, what time it is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sized
+from email.utils import formatdate
+from typing import Protocol
+
+import trio
+
+from logqueue.config import Config
+from logqueue.web.message import Handler
+from logqueue.web.poller import Poller
+
+
+class Traffic:
+    """What a server counts about itself."""
+
+    def __init__(self) -> None:
+        self.connections: Sized = ()  # that are open
+        self.refused: Counter[int] = Counter()  # refusals by HTTP status
+
+
+class Open(Protocol):
+    """A connection, as the server sees it."""
+
+    @property
+    def is_late(self) -> bool:
+        """Whether its client has let its deadline pass."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for a request of which nothing has come."""
+
+    def end_wait(self) -> None:
+        """Have a request that is parked answered now."""
+
+    def close(self) -> None:
+        """Close at once, without a word.  May be repeated."""
+
+
+class Shared:
+    """What all connections of one server share.  `nursery` runs the requests that wait."""
+
+    def __init__(
+        self,
+        handler: Handler,
+        config: Config,
+        poller: Poller,
+        nursery: trio.Nursery,
+        traffic: Traffic,
+    ) -> None:
+        self.handler = handler
+        self.config = config
+        self.poller = poller
+        self.nursery = nursery
+        self.connections: set[Open] = set()
+        self.traffic = traffic
+        traffic.connections = self.connections
+        self.draining = False
+        self.last_closed = trio.Event()  # set when the last connection closes while draining
+        self.bytes_held = 0  # of requests that are not complete yet, over all connections
+        self.tick(0)
+
+    def turn(self, call: Callable[[], object]) -> None:
+        """A promise that is kept once all others who can go on have done so."""
+
+        async def go_on() -> None:
+            call()
+
+        self.nursery.start_soon(go_on)
+
+    def tick(self, until_next_s: float) -> None:
+        """Set the clocks that connections read, for as long as that."""
+        self.now = trio.current_time() + until_next_s  # never behind the time
+        self.date_line = b"Date: %b\r\n" % formatdate(usegmt=True).encode()
