@@ -52,5 +52,5 @@ def test_every_queue_is_what_it_was(tmp_path: Path, version: int) -> None:
         assert bool(report.notes) == (quoted == "torn")
         assert {**describe(queue), "unread": drain(queue)} == what
         assert queue.put(b"it goes on") is not None
-        assert queue.get() is not None
+        assert queue.settings.paused or queue.get() is not None
         queue.close()
