@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from logqueue.errors import Corrupt
 from logqueue.storage.disk import MmapDisk
 from logqueue.storage.format import FRAMES_OFFSET, INDEX_STRIDE, SEGMENT_BYTES_MIN
+from logqueue.storage.frame import FRAME_BYTES, frame_bytes
 from logqueue.storage.layout import directory_name, segment_name
 from logqueue.storage.opening import create_queue, open_queue
 from logqueue.storage.queue import Options, Queue
@@ -143,6 +144,33 @@ def test_view_finds_every_record_before_and_after_a_restart(tmp_path: Path) -> N
     for number in [*range(0, 3000, 7), 2999]:
         assert queue.view(number + 1) == payload(number, 300)
     assert queue.view(3001) is None
+    queue.close()
+
+
+@pytest.mark.parametrize("byte", range(FRAME_BYTES + 5))
+def test_damage_before_a_record_or_in_it_never_alters_what_a_view_shows(
+    tmp_path: Path, byte: int
+) -> None:
+    queue = make(tmp_path)
+    for number in range(10):
+        queue.put(payload(number))
+    queue.roll()
+    path = tmp_path / directory_name(b"q") / segment_name(1)
+    with path.open("rb+") as file:
+        at = FRAMES_OFFSET + 4 * frame_bytes(100) + byte
+        file.seek(at)
+        [old] = file.read(1)
+        file.seek(at)
+        file.write(bytes([old ^ 0x10]))
+    for number in range(4):
+        assert queue.view(number + 1) == payload(number)
+    with pytest.raises(Corrupt, match=f"offset {FRAMES_OFFSET + 4 * frame_bytes(100)}"):
+        queue.view(5)
+    for number in range(5, 10):
+        try:
+            assert queue.view(number + 1) == payload(number)
+        except Corrupt:
+            assert 4 <= byte < 16  # the length or the sequence that lead there
     queue.close()
 
 

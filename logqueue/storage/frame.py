@@ -34,7 +34,9 @@ _U64 = Struct("<Q")
 _U32 = Struct("<I")
 _U16 = Struct("<H")
 
-TYPE_OFFSET = 28  # inside the header
+LENGTH_OFFSET = 4  # inside the header
+LENGTH_AND_SEQUENCE = Struct("<IQ")  # what stands there
+TYPE_OFFSET = 28
 MESSAGE = 1  # the frame type of a queue message; 0 is never used
 SETTLEMENT = 2  # of a step in the acknowledgement log
 TYPES = (MESSAGE, SETTLEMENT)

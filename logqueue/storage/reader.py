@@ -21,7 +21,19 @@ from logqueue.storage.format import (
     footer_offset,
     index_lookup,
 )
-from logqueue.storage.frame import BadFrame, BadHeader, Frame, Scan, Short, decode, salt_seed
+from logqueue.storage.frame import (
+    FRAME_BYTES,
+    LENGTH_AND_SEQUENCE,
+    LENGTH_OFFSET,
+    BadFrame,
+    BadHeader,
+    Frame,
+    Scan,
+    Short,
+    decode,
+    frame_bytes,
+    salt_seed,
+)
 
 READ_WINDOW_BYTES = 128 * 1024  # read-ahead of a consumer: a few hundred small records
 
@@ -77,12 +89,33 @@ class Window:
 def find(reader: Reader, index: Index, sequence: int) -> Frame:
     """The frame `sequence` by way of the sparse index.  Raises Corrupt."""
     start = index_lookup(index, sequence)
+    stretch = reader.extent.read(start, min(INDEX_STRIDE, reader.limit - start))
+    at = _stride(stretch, sequence)
+    if at is not None:
+        try:
+            frame = decode(stretch, at, start + at, reader.seed, reader.limit)
+            if frame.sequence == sequence:
+                return frame
+        except BadFrame:
+            pass  # the walk below tells what is wrong
     scan = Scan(reader.extent.read, start, reader.limit, reader.seed, INDEX_STRIDE)
     for frame in scan:
         if frame.sequence == sequence:
             return frame
     reason = scan.stop.reason if scan.stop else "the segment ends before it"
     raise Corrupt(reader.extent.path, scan.offset, f"record not found: {reason}", sequence)
+
+
+def _stride(stretch: bytes, sequence: int) -> int | None:
+    """Where the frame `sequence` stands if all headers before it are sound, which nobody checks:
+    a fifth of the cost of decoding the hundreds of records between."""
+    at, last = 0, len(stretch) - FRAME_BYTES
+    while at <= last:
+        length, found = LENGTH_AND_SEQUENCE.unpack_from(stretch, at + LENGTH_OFFSET)
+        if found == sequence:
+            return at
+        at += frame_bytes(length)
+    return None
 
 
 def build_index(reader: Reader) -> Index:
