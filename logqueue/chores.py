@@ -130,6 +130,8 @@ class Chores:
         more = False
         for handle in list(self._recent):
             idle = handle.closed or self._pool.tick - handle.stored >= IDLE_TICKS
+            if not handle.away and (idle or handle.queue.consumed == handle.queue.log.last):
+                handle.queue.log.forget_window()  # it may hold one message of 64 MiB
             freed = await self._expire(handle) or await self.compact(handle)
             if freed or (idle and await self._shrink(handle)):
                 more = True

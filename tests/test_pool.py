@@ -20,6 +20,7 @@ from logqueue.storage.disk import MmapDisk
 from logqueue.storage.format import SEGMENT_BYTES_MIN
 from logqueue.storage.layout import directory_name, segment_name
 from logqueue.storage.queue import Options
+from logqueue.storage.reader import Cold
 from logqueue.storage.store import Store
 from logqueue.storage.token import Outcome
 
@@ -459,3 +460,18 @@ async def test_many_messages_too_old_are_consumed_without_reading_them(
         assert handle.queue.damage is None
         assert handle.queue.positions.unread == 0
         assert len(segments(tmp_path, b"q")) == 1
+
+
+async def test_read_ahead_is_given_back_when_the_queue_is_idle(tmp_path: Path) -> None:
+    async with world(tmp_path) as it:
+        for _ in range(3):
+            await it.put(b"q", b"m")
+    async with world(tmp_path) as it:
+        handle = await it.pool.acquire(b"q")
+        assert handle.queue.get() == (1, b"m")  # reads ahead
+        it.chores.stored(handle)
+        await it.round()
+        assert handle.queue.get_nowait() == (2, b"m")
+        await it.round(IDLE_TICKS)
+        with pytest.raises(Cold):
+            handle.queue.get_nowait()
