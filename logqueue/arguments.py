@@ -200,6 +200,13 @@ def _add_queue_options(group: argparse._ArgumentGroup) -> None:
         help="queues held open at once (default 1000); each takes 4 file descriptors. The others "
         "are opened when they are used",
     )
+    group.add_argument(
+        "--max-waits",
+        metavar="N",
+        dest="long_polls_max",
+        type=_number(int, 1, 10_000_000),
+        help="consumers that may wait for messages at once (default 10000); more are refused",
+    )
 
 
 def _add_process_options(parser: argparse.ArgumentParser) -> None:

@@ -18,6 +18,7 @@ import trio
 
 from logqueue.errors import LogqueueError
 from logqueue.web.credentials import Patience, password_in, same
+from logqueue.web.duration import seconds
 from logqueue.web.message import Promise, Request, Response
 from logqueue.web.pages import Pages
 from logqueue.web.query import (
@@ -33,8 +34,11 @@ from logqueue.web.query import (
 from logqueue.web.queues import Queues, Status
 
 NAME_BYTES_MAX = 256
+WAIT_S_MAX = 60.0  # proxies give up on an answer after about that
+WAIT_BYTES_MAX = 24
 AUTH_FAILED = b"HTTPSQS_AUTH_FAILED"
 OPERATION_BYTES_MAX = len("status_json")
+GET_AND_WAIT = b"get and wait"  # a get with a `wait`; longer than what a client can ask for
 CHARSET_BYTES_MAX = 40
 NUMBER_MAX = 1_000_000_000  # of pos and num
 MAXQUEUE_MIN = 10
@@ -120,9 +124,18 @@ class Dialect:
                 return _put_answer(await self._queues.put(name, message), None, content_type)
             if operation == b"get" and request.method != b"HEAD":
                 return _get_answer(await self._queues.get(name), None, content_type)
+            if operation == GET_AND_WAIT and request.method != b"HEAD":
+                return await self._get_and_wait(request, call)
             return Response(await self._administer(operation, name, given), None, content_type)
         except LogqueueError as error:
             return Response(self._failure(operation, name, error), None, content_type)
+
+    async def _get_and_wait(self, request: Request, call: Call) -> Response:
+        wait_s = seconds((short(call.given, b"wait", WAIT_BYTES_MAX) or b"").decode("latin-1"))
+        if wait_s is None or wait_s > WAIT_S_MAX:
+            return Response(b"HTTPSQS_ERROR", None, call.content_type)
+        found = await self._queues.get(call.name, wait_s, request.presence)
+        return _get_answer(found, None, call.content_type)
 
     def _failure(self, operation: bytes, name: bytes, error: LogqueueError) -> bytes:
         """The answer when the storage refused; a full disk refuses thousands of puts a second."""
@@ -153,6 +166,8 @@ class Dialect:
             content_type += b"; charset=" + charset
         name = short(given, b"name", NAME_BYTES_MAX)
         operation = short(given, b"opt", OPERATION_BYTES_MAX)
+        if operation == b"get" and b"wait" in given:
+            operation = GET_AND_WAIT
         refusal = b""
         if not (trusted or self._is_authorised(given)):
             refusal = AUTH_FAILED

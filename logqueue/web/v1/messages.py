@@ -5,6 +5,7 @@ from __future__ import annotations
 from urllib.parse import quote_from_bytes
 
 from logqueue.options import LEASE_S_MAX, LEASE_S_MIN
+from logqueue.web.httpsqs import WAIT_S_MAX
 from logqueue.web.message import Response
 from logqueue.web.problem import Failed, retry_after
 from logqueue.web.queues import DEAD_HEADER, Message, MessageQueues, State, Stored
@@ -13,7 +14,6 @@ from logqueue.web.v1.answers import Routes, answer, json_answer, nothing
 from logqueue.web.v1.batches import FRAMES, LINES
 from logqueue.web.v1.call import SEQUENCE_MAX, Call, bad_parameter, whole_number
 
-WAIT_S_MAX = 60.0  # proxies give up on an answer after about that
 LOOK_MAX = 1000  # messages in one answer
 LOOK = 100  # when the request does not say
 

@@ -9,9 +9,10 @@ import json
 
 from logqueue import __version__
 from logqueue.options import LEASE_S_MAX, LEASE_S_MIN
+from logqueue.web.httpsqs import WAIT_S_MAX
 from logqueue.web.v1.batches import FRAMES, LINES, MESSAGES_MAX
 from logqueue.web.v1.call import JSON, SEQUENCE_MAX
-from logqueue.web.v1.messages import LOOK, LOOK_MAX, WAIT_S_MAX
+from logqueue.web.v1.messages import LOOK, LOOK_MAX
 from logqueue.web.v1.queues import LISTED, LISTED_MAX
 from logqueue.web.v1.schemas import (
     ANY_NAME,
