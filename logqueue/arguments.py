@@ -47,6 +47,16 @@ def parse(argv: list[str], environment: Mapping[str, str] | None = None) -> Conf
     return Config(**given)
 
 
+def option_names() -> dict[str, str]:
+    """The long option that sets each field of a `Config`, for messages."""
+    return {
+        action.dest: each
+        for action in _parser()._actions
+        for each in action.option_strings
+        if each.startswith("--")
+    }
+
+
 def _parser() -> _Parser:
     parser = _Parser(
         prog="logqueued",

@@ -7,7 +7,6 @@ the syncs outlive everything that waits for them.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import faulthandler
 import ipaddress
 import logging
@@ -19,10 +18,10 @@ import socket
 import sys
 import syslog
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from functools import partial
 
 import trio
 
-from logqueue import arguments
 from logqueue.commit import Committer
 from logqueue.config import Config
 from logqueue.detach import detached
@@ -31,6 +30,7 @@ from logqueue.listening import listening
 from logqueue.messages import LocalMessageQueues
 from logqueue.monitor import Monitor
 from logqueue.notify import notify
+from logqueue.reload import Reload, read_settings
 from logqueue.storage import failpoint
 from logqueue.storage.disk import MmapDisk
 from logqueue.storage.queue import Options
@@ -52,17 +52,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     faulthandler.enable()  # a bad sector under a map is a SIGBUS: say where, then die
     detach = False
     try:
-        words = list(sys.argv[1:] if argv is None else argv)
-        config = arguments.parse(words, os.environ)
+        read = partial(read_settings, list(sys.argv[1:] if argv is None else argv), os.getcwd())
+        config = read()
         if config.check_only:
+            _certificate(config)
             print("logqueued: the settings are usable")
             return 0
         detach = config.detach
         if detach:
-            config = _anchored(config)
             with detached() as ready:
-                return _run(config, ready)
-        return _run(config, lambda: None)
+                return _run(config, ready, read)
+        return _run(config, lambda: None, read)
     except KeyboardInterrupt:  # before there is anything to drain
         return 128 + signal.SIGINT
     except BaseException as error:
@@ -94,26 +94,7 @@ def _complain(cause: BaseException, detach: bool) -> None:
         syslog.syslog(syslog.LOG_CRIT, text)
 
 
-def _anchored(config: Config) -> Config:
-    """The same with absolute paths: a detached daemon leaves its directory."""
-
-    def anchored(path: str | None) -> str | None:
-        return None if path is None else os.path.abspath(path)
-
-    return dataclasses.replace(
-        config,
-        data_directory=os.path.abspath(config.data_directory),
-        pid_file=anchored(config.pid_file),
-        tls_certificate=anchored(config.tls_certificate),
-        tls_key=anchored(config.tls_key),
-        addresses=tuple(
-            each._replace(path=os.path.abspath(each.path)) if each.path else each
-            for each in config.addresses
-        ),
-    )
-
-
-def _run(config: Config, ready: Callable[[], None]) -> int:
+def _run(config: Config, ready: Callable[[], None], read: Callable[[], Config]) -> int:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
@@ -125,7 +106,11 @@ def _run(config: Config, ready: Callable[[], None]) -> int:
             handler.ident = f"logqueued[{os.getpid()}]: "
             logging.getLogger().addHandler(handler)
     config = _take_descriptors(config)
-    trio.run(run, config, ready, restrict_keyboard_interrupt_to_checkpoints=True)
+
+    def fitting() -> Config:
+        return read().within(resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+
+    trio.run(run, config, ready, fitting, restrict_keyboard_interrupt_to_checkpoints=True)
     return 0
 
 
@@ -147,41 +132,63 @@ def _take_descriptors(config: Config) -> Config:
     return fitting
 
 
-async def run(config: Config, ready: Callable[[], None]) -> None:
-    """Recover, call `ready` once the listeners are open, serve until SIGTERM or SIGINT.
+async def run(config: Config, ready: Callable[[], None], read: Callable[[], Config]) -> None:
+    """Recover, call `ready` once the daemon serves, serve until SIGTERM or SIGINT.
 
-    Raises what keeps the daemon from serving: UsageError, Locked, StorageFailed, ...
+    `read` gives the settings that should be in force, at SIGHUP.  Raises what keeps the daemon
+    from serving: UsageError, Locked, StorageFailed, ...
     """
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    reload = Reload(config, read)
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with _queues(config) as queues, trio.open_nursery() as nursery:
             drain = trio.Event()
             recovery = trio.CancelScope()
-            nursery.start_soon(_stop_on_signal, signals, drain, recovery)
+            nursery.start_soon(_obey, signals, drain, recovery, reload)
             with recovery:
                 await queues.recover()
-            if drain.is_set():
-                nursery.cancel_scope.cancel()
-                return
-            certificate = _certificate(config)
-            with (
-                listening(config, os.environ) as entrances,
-                _pid_file(config.pid_file),
-            ):
-                listeners = [
-                    Listener(each.socket, None if each.plain else certificate) for each in entrances
-                ]
-                _announce(config, listeners)
-                ready()
-                notify("READY=1")
-                nursery.start_soon(queues.run)
-                monitor = Monitor(queues, config, drain.is_set)
-                nursery.start_soon(monitor.run)
-                password = None if config.auth is None else os.fsencode(config.auth)
-                dialect = monitor.dialect = Dialect(queues, password, monitor.pages)
-                durable = "disk" if config.durability == "always" else "page-cache"
-                api = Api(queues, dialect, password, durable)
-                await serve(listeners, api, config, drain=drain, traffic=monitor.traffic)
+            if not drain.is_set():
+                await _serve(config, queues, nursery, drain, ready, reload)
             nursery.cancel_scope.cancel()
+
+
+async def _serve(
+    config: Config,
+    queues: LocalMessageQueues,
+    chores: trio.Nursery,
+    drain: trio.Event,
+    ready: Callable[[], None],
+    reload: Reload,
+) -> None:
+    """Serve until `drain` is set and done; `chores` are left running."""
+    certificate = _certificate(config)
+    monitor = Monitor(queues, config, drain.is_set)
+
+    def handler(config: Config) -> Api:
+        password = None if config.auth is None else os.fsencode(config.auth)
+        dialect = monitor.dialect = Dialect(queues, password, monitor.pages)
+        durable = "disk" if config.durability == "always" else "page-cache"
+        return Api(queues, dialect, password, durable)
+
+    def apply(config: Config) -> None:
+        if certificate is not None:
+            assert config.tls_certificate is not None
+            assert config.tls_key is not None
+            certificate.load(config.tls_certificate, config.tls_key)
+        shared.config, shared.handler = config, handler(config)
+
+    with listening(config, os.environ) as entrances, _pid_file(config.pid_file):
+        listeners = [
+            Listener(each.socket, None if each.plain else certificate) for each in entrances
+        ]
+        async with trio.open_nursery() as serving:
+            run = partial(serve, drain=drain, traffic=monitor.traffic)
+            shared = await serving.start(run, listeners, handler(config), config)
+            reload.apply = apply
+            _announce(config, listeners)
+            ready()
+            notify("READY=1")
+            chores.start_soon(queues.run)
+            chores.start_soon(monitor.run)
 
 
 @contextlib.asynccontextmanager
@@ -202,11 +209,15 @@ async def _queues(config: Config) -> AsyncIterator[LocalMessageQueues]:
         nursery.cancel_scope.cancel()
 
 
-async def _stop_on_signal(
-    signals: AsyncIterator[int], drain: trio.Event, recovery: trio.CancelScope
+async def _obey(
+    signals: AsyncIterator[int], drain: trio.Event, recovery: trio.CancelScope, reload: Reload
 ) -> None:
-    """The first signal ends a recovery or drains, the second one ends the process at once."""
+    """SIGHUP reads the settings again.  The first of the others ends a recovery or drains, the
+    second one ends the process at once."""
     async for number in signals:
+        if number == signal.SIGHUP:
+            reload.run()
+            continue
         if drain.is_set():
             _log.warning("%s again: stopping at once", signal.Signals(number).name)
             os._exit(128 + number)

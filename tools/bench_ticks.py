@@ -31,7 +31,8 @@ async def metronome(gaps_s: list[float]) -> None:
 async def _serve(argv: list[str], gaps_s: list[float]) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(metronome, gaps_s)
-        await daemon.run(arguments.parse(argv), lambda: None)
+        config = arguments.parse(argv)
+        await daemon.run(config, lambda: None, lambda: config)
         nursery.cancel_scope.cancel()
 
 

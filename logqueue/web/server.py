@@ -52,9 +52,12 @@ async def serve(
     *,
     drain: trio.Event,
     traffic: Traffic | None = None,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[Shared] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until `drain` is set, then stop gracefully; returns when no connection is left.
+
+    It tells, once started, what its connections share: `handler` and `config` may be replaced
+    there, the latter for the connections to come and what is looked up per request.
 
     Draining closes the listeners and all idle connections, lets requests in flight finish, and
     cuts off what is left after `config.drain_s` seconds.  Cancelling instead cuts off at once.
@@ -71,7 +74,7 @@ async def _serve(
     listeners: Sequence[Listener],
     shared: Shared,
     drain: trio.Event,
-    task_status: trio.TaskStatus[None],
+    task_status: trio.TaskStatus[Shared],
 ) -> None:
     try:
         shared.nursery.start_soon(shared.poller.run)
@@ -79,7 +82,7 @@ async def _serve(
             for listener in listeners:
                 accepting.start_soon(_accept, listener, shared)
             accepting.start_soon(_reap, shared)
-            task_status.started()
+            task_status.started(shared)
             await drain.wait()
             accepting.cancel_scope.cancel()
         with trio.move_on_after(shared.config.drain_s):

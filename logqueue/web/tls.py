@@ -81,15 +81,14 @@ class Certificate:
     """
 
     def __init__(self, certificate_path: str, key_path: str) -> None:
-        self._paths = certificate_path, key_path
-        self._context = _context(*self._paths)
+        self.load(certificate_path, key_path)
 
-    def load(self) -> None:
-        """Read the files again, for the connections to come.
+    def load(self, certificate_path: str, key_path: str) -> None:
+        """Read the files, again or others, for the connections to come.
 
         Raises UsageError; then nothing has changed.
         """
-        self._context = _context(*self._paths)
+        self._context = _context(certificate_path, key_path)
 
     def wrap(self, client: socket.socket) -> TlsSocket:
         """The socket of a client that has to shake hands yet.  Takes `client` over.
