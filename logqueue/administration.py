@@ -50,6 +50,7 @@ class Administration(LocalQueues):
             queue.delivery.leases.expire(self._now())
             _, leased, delayed, dead = queue.delivery.leases.counts
             expired = queue.delivery.expired
+        usage = self.usage(name)
         return Details(
             name,
             queue.settings,
@@ -62,7 +63,9 @@ class Administration(LocalQueues):
             dead,
             expired,
             self._lines.length(name),
-            sum(self.usage(name)),
+            sum(usage),
+            usage.consumed,
+            usage.retained,
         )
 
     def list_queues(self, after: bytes | None, limit: int) -> tuple[list[Overview], bytes | None]:

@@ -156,6 +156,7 @@ class Monitor:
                 rows.append(
                     row
                     | {"bytes": numbers.live + numbers.consumed + numbers.retained}
+                    | {"bytes_consumed": numbers.consumed, "bytes_retained": numbers.retained}
                     | {"segments": numbers.segments, "damaged": sight.is_damaged}
                 )
         more = quote(found[limit - 1], safe="") if len(found) > limit else None

@@ -454,3 +454,17 @@ async def test_peek_across_segments_and_what_is_compacted(queues: MessageQueues)
     await queues.purge_queue(b"q")
     assert await queues.peek(b"q", 1) is State.COMPACTED
     assert await queues.peek(b"q", 21) is State.UNWRITTEN
+
+
+async def test_consumed_messages_that_are_kept_show_in_the_description(
+    queues: MessageQueues,
+) -> None:
+    await queues.create_queue(b"q", QueueOptions(retain_s=3600))
+    for _ in range(3):  # a segment each
+        await queues.put_batch(b"q", [bytes(20_000)])
+    live = (await queues.describe_queue(b"q")).bytes_on_disk
+    assert len(await queues.receive(b"q", 9, 0)) == 3
+    details = await queues.describe_queue(b"q")
+    assert details.bytes_on_disk == live
+    assert 0 < details.bytes_retained < live
+    assert details.bytes_consumed == 0

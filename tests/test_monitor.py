@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from logqueue.latency import BOUNDS_S, Latencies
 from logqueue.monitor import METRIC_QUEUES_MAX, shown
+from logqueue.storage.format import SEGMENT_BYTES_MIN
 from logqueue.web.credentials import (
     CLIENTS_MAX,
     DELAY_MAX_S,
@@ -156,6 +157,9 @@ def test_queues_are_listed_in_pages(tmp_path: Path) -> None:
             answer = json.loads(fetch(daemon, f"/?opt=queues&limit=2{after}")[2])
             listed += [unquote_to_bytes(row["name"]) for row in answer["queues"]]
             assert all(row["unread"] == 1 for row in answer["queues"])
+            for row in answer["queues"]:
+                assert row["bytes"] == SEGMENT_BYTES_MIN
+                assert (row["bytes_consumed"], row["bytes_retained"]) == (0, 0)
             if answer["next"] is None:
                 break
             after = f"&after={answer['next']}"

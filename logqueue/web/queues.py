@@ -142,6 +142,8 @@ class Details(NamedTuple):
     expired: int  # messages skipped for their age since the queue was opened
     waiting: int  # parked long polls
     bytes_on_disk: int
+    bytes_consumed: int  # of these: everything in them is consumed, they are about to be freed
+    bytes_retained: int  # of these: likewise, but kept for view and replay
 
 
 class Overview(NamedTuple):
