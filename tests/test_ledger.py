@@ -25,7 +25,7 @@ def test_what_was_promised_passes() -> None:
     ledger = judge(
         (PUTS, ["g 3", "r 1 0 1", "e"], True), ([], ["g 2", "r 3 0 3", "r 4 0 4"], False)
     )
-    assert (ledger.acknowledged, ledger.delivered, ledger.taken_unseen) == (3, 3, 1)
+    assert (ledger.outbox.acknowledged, ledger.delivered, ledger.taken_unseen) == (3, 3, 1)
 
 
 def test_a_refused_get_takes_nothing() -> None:

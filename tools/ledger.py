@@ -21,7 +21,7 @@ missing are those that a get had taken when the daemon died under it (at most on
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 _NOISE = bytes((i * 197 + (i >> 8) * 71) & 0xFF for i in range(1 << 17))
@@ -47,6 +47,67 @@ def sender(payload: bytes) -> tuple[int, int]:
     return int(producer), int(n)
 
 
+class Outbox:
+    """What the producers of one queue sent, and what they were told of it.
+
+    `awaited` is what was acknowledged and has not come out yet, with its position; `uncertain`
+    what was sent and never answered.
+    """
+
+    def __init__(self) -> None:
+        self.acknowledged = 0
+        self.refused = 0
+        self.awaited: dict[tuple[int, int], int] = {}
+        self.uncertain: set[tuple[int, int]] = set()
+        self._next: dict[int, int] = {}  # per producer, the next message to send
+        self._last: dict[int, tuple[int, int]] = {}  # per producer, acknowledged: n, position
+
+    def next_of(self, producer: int) -> int:
+        """The number of the next message that `producer` may send; none is ever sent twice."""
+        return self._next.get(producer, 1)
+
+    def read(self, producers: Mapping[int, Iterable[str]]) -> None:
+        """Take in the journals of one life.  Raises Broken when it reordered what was put."""
+        for producer, journal in producers.items():
+            for line in journal:
+                self._sent(producer, line.split(maxsplit=2))
+
+    def may_be(self, sender: tuple[int, int], position: int) -> bool:
+        """Whether this message may be delivered from there."""
+        return sender in self.uncertain or self.awaited.get(sender) == position
+
+    def found(self, sender: tuple[int, int], position: int) -> None:
+        """It is there, whether it was acknowledged or not, and must come out."""
+        self.uncertain.discard(sender)
+        self.awaited[sender] = position
+
+    def done(self, sender: tuple[int, int]) -> None:
+        """It has come out, and is not to come again."""
+        self.awaited.pop(sender, None)
+        self.uncertain.discard(sender)
+
+    def _sent(self, producer: int, words: list[str]) -> None:
+        what, n, *rest = words
+        if what == "i":
+            first, last = int(n), int(rest[0])
+            assert first == self.next_of(producer)
+            self.uncertain.update((producer, each) for each in range(first, last + 1))
+            self._next[producer] = last + 1
+            return
+        key = producer, int(n)
+        self.uncertain.remove(key)
+        if what == "f":
+            self.refused += 1
+            return
+        before = self._last.get(producer, (0, 0))
+        now = key[1], int(rest[0])
+        if now[0] <= before[0] or now[1] <= before[1]:
+            raise Broken(f"reordered: producer {producer} was told {before} and then {now}")
+        self._last[producer] = now
+        self.awaited[key] = now[1]
+        self.acknowledged += 1
+
+
 class Receipt(NamedTuple):
     """One delivery."""
 
@@ -62,79 +123,53 @@ class Ledger:
     """
 
     def __init__(self) -> None:
-        self.acknowledged = 0
+        self.outbox = Outbox()
         self.delivered = 0
-        self.refused = 0  # puts and gets
+        self._gets_refused = 0
         self.taken_unseen = 0  # positions that a get took along when the daemon died
-        self._awaited: dict[tuple[int, int], int] = {}  # acknowledged: its position
-        self._uncertain: set[tuple[int, int]] = set()  # sent, never answered
-        self._next: dict[int, int] = {}  # per producer, the next message to send
-        self._last_acknowledged: dict[int, tuple[int, int]] = {}  # per producer: n, position
         self._last_delivered: dict[int, int] = {}
         self._position = 0  # the last one delivered
         self._unseen: set[int] = set()
         self._gets_lost = 0  # gets that died with the daemon since the last delivery
 
-    def next_of(self, producer: int) -> int:
-        """The number of the next message that `producer` may send; none is ever sent twice."""
-        return self._next.get(producer, 1)
+    @property
+    def refused(self) -> int:
+        """How many puts and gets were refused."""
+        return self.outbox.refused + self._gets_refused
 
     @property
     def awaited(self) -> int:
         """How many acknowledged messages have not been delivered yet."""
-        return len(self._awaited)
+        return len(self.outbox.awaited)
 
     def absorb(
         self,
-        producers: dict[int, Iterable[str]],
+        producers: Mapping[int, Iterable[str]],
         consumers: Iterable[Iterable[str]],
         *,
         crashed: bool = True,
     ) -> None:
         """Take in the journals of one life of the daemon, which ended by a crash or in order."""
-        for producer, journal in producers.items():
-            for line in journal:
-                self._sent(producer, line.split(maxsplit=2))
+        self.outbox.read(producers)
         gets_lost = 0
         receipts: list[Receipt] = []
         for consumer in consumers:
             lost, refused = read_consumer(consumer, receipts)
             gets_lost += lost
-            self.refused += refused
+            self._gets_refused += refused
         self._deliver(sorted(receipts), gets_lost if crashed else 0)
 
     def finish(self) -> None:
         """The queue has just been drained: everything acknowledged must have come out."""
-        end = max(self._awaited.values(), default=0)
+        end = max(self.outbox.awaited.values(), default=0)
         missing = range(self._position + 1, end + 1)
         if len(missing) > self._gets_lost:
             raise Broken(f"lost: the queue ended before positions {missing} were delivered")
         self._unseen.update(missing)
         self.taken_unseen += len(missing)
-        for (producer, n), position in self._awaited.items():
+        for (producer, n), position in self.outbox.awaited.items():
             if position not in self._unseen:
                 raise Broken(f"lost: message {n} of producer {producer} stood at {position}")
-
-    def _sent(self, producer: int, words: list[str]) -> None:
-        what, n, *rest = words
-        if what == "i":
-            first, last = int(n), int(rest[0])
-            assert first == self.next_of(producer)
-            self._uncertain.update((producer, each) for each in range(first, last + 1))
-            self._next[producer] = last + 1
-            return
-        key = producer, int(n)
-        self._uncertain.remove(key)
-        if what == "f":
-            self.refused += 1
-            return
-        before = self._last_acknowledged.get(producer, (0, 0))
-        now = key[1], int(rest[0])
-        if now[0] <= before[0] or now[1] <= before[1]:
-            raise Broken(f"reordered: producer {producer} was told {before} and then {now}")
-        self._last_acknowledged[producer] = now
-        self._awaited[key] = now[1]
-        self.acknowledged += 1
 
     def _deliver(self, receipts: list[Receipt], gets_lost: int) -> None:
         """Walk this life's deliveries.  Before the first of them, gets that died with an earlier
@@ -157,13 +192,12 @@ class Ledger:
 
     def _match(self, receipt: Receipt) -> None:
         position, producer, n = receipt
-        acknowledged_at = self._awaited.pop((producer, n), None)
-        if acknowledged_at is None:
-            if (producer, n) not in self._uncertain:
+        if not self.outbox.may_be((producer, n), position):
+            at = self.outbox.awaited.get((producer, n))
+            if at is None:
                 raise Broken(f"never sent, refused, or delivered twice: {receipt}")
-            self._uncertain.remove((producer, n))
-        elif acknowledged_at != position:
-            raise Broken(f"moved: {receipt} was acknowledged at position {acknowledged_at}")
+            raise Broken(f"moved: {receipt} was acknowledged at position {at}")
+        self.outbox.done((producer, n))
         if n <= self._last_delivered.get(producer, 0):
             raise Broken(f"reordered: {receipt} after {self._last_delivered[producer]}")
         self._last_delivered[producer] = n

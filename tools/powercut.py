@@ -27,12 +27,12 @@ from pathlib import Path
 from tools.clients import Load
 from tools.ledger import Broken
 from tools.loopdisk import EXTENTS, PREWRITTEN, LoopDisk, missing
-from tools.torture import ARGUMENTS, Torture, account, arguments
+from tools.torture import ARGUMENTS, Torture, arguments
 
 DISK_BYTES = 128 << 20
 STORAGE_FAILED = 74  # the daemon may notice before it is killed
 DRAIN_EVERY = 50  # cuts, before what nobody has consumed yet fills the disk
-CUT_S = 0.8  # the longest load before a cut
+CUT_S = 0.4  # the longest load before a cut
 EARLY = 0.1  # of the cuts hit the start: recovery after a recovery
 NO_SYNC = ("strace", "-D", "-f", "-qq", "--seccomp-bpf", "-o", "/dev/null", "-e",
            "trace=fdatasync,fsync", "-e", "inject=fdatasync,fsync:retval=0")  # fmt: skip
@@ -104,9 +104,9 @@ def run(
                     raise Broken(f"seed {seed}, cut {number}: {broken}") from None
                 if number % DRAIN_EVERY == 0:
                     cuts.settle()
-                    report(f"{number} cuts, {account(cuts.torture.crew)}")
+                    report(f"{number} cuts, {cuts.torture.crew.account()}")
             cuts.settle()
-    report(f"{number} cuts and a drain: {account(cuts.torture.crew)}")
+    report(f"{number} cuts and a drain: {cuts.torture.crew.account()}")
 
 
 def control(directory: Path, seed: int, rounds: int) -> str:

@@ -2,11 +2,12 @@
 
     python -m tools.torture --rounds 1000 --seed 1
 
-A round starts the real daemon on the same data directory and lets producers and consumers loose on
-it from other processes.  It ends them by kill -9 at a random moment, by a failpoint (the daemon
-kills itself at its nth disk operation of a kind, also inside recovery and inside a clean stop), or
-by SIGTERM.  Then the clients' journals are held against each other (`tools.ledger`).  Durability
-changes from round to round: kill -9 loses nothing in any mode.  A last round drains the queues.
+A round starts the real daemon on the same data directory and lets producers, consumers, and workers
+who lease loose on it from other processes.  It ends them by kill -9 at a random moment, by a
+failpoint (the daemon kills itself at its nth disk operation of a kind, also inside recovery and
+inside a clean stop), or by SIGTERM.  Then the clients' journals are held against each other
+(`tools.ledger`, `tools.jobs`).  Durability changes from round to round: kill -9 loses nothing in
+any mode.  A last round drains the queues.
 
 The seed fixes what each round does and sends; when a kill hits, the machine decides.
 """
@@ -27,7 +28,8 @@ from pathlib import Path
 
 from logqueue.storage.failpoint import VARIABLE
 from tests.daemon import Daemon
-from tools.clients import Crew, Load
+from tools.clients import Load
+from tools.crew import Crew
 from tools.ledger import Broken
 
 # Each point with a count that is reached within a round or so.
@@ -48,10 +50,19 @@ POINTS = {
     "after-write-cursor": 5000,
     "before-sync-cursor": 500,
     "after-sync-cursor": 500,
+    "before-write-acks": 1000,
+    "within-write-acks": 1000,
+    "after-write-acks": 1000,
+    "before-sync-acks": 200,
+    "after-sync-acks": 200,
+    "before-create-acks": 1,
+    "after-create-acks": 1,
+    "before-rename-acks": 3,
+    "after-rename-acks": 3,
     "before-sync-directory": 20,
     "after-sync-directory": 20,
 }
-ROUND_S = 2.5  # the longest wait for the end of a round
+ROUND_S = 0.8  # the longest wait for the end of a round: by then it has put thousands
 RING_MAX = 1_000_000_000
 STOP_S = 10.0  # what SIGTERM may take
 ARGUMENTS = ("--segment-bytes", str(256 << 10), "-s", "1")  # small: so that rolls are frequent
@@ -71,7 +82,7 @@ class Round:
     load: Load
 
 
-def plan(seed: int, number: int, round_s: float = ROUND_S) -> Round:
+def plan(seed: int, number: int) -> Round:
     """The same round for the same numbers."""
     chance = random.Random(f"{seed} {number}")
     failpoint = ""
@@ -85,23 +96,31 @@ def plan(seed: int, number: int, round_s: float = ROUND_S) -> Round:
         failpoint=failpoint,
         stops=not early and chance.random() < 0.15,
         early=early,
-        after_s=chance.uniform(0.0, 0.3 if early else round_s),
-        load=Load(pipelined=chance.choice((1, 4, 16, 64)), seed=seed),
+        after_s=chance.uniform(0.0, 0.3 if early else ROUND_S),
+        load=Load(pipelined=chance.choice((1, 4, 16, 64)), seed=seed, life=number),
     )
 
 
 class Torture:
     """One data directory with its clients through many rounds.  Raises Broken, with the log."""
 
-    def __init__(self, directory: Path, queues: int = 2, producers: int = 8, consumers: int = 4):
-        self.crew = Crew(directory, [f"q{i}" for i in range(queues)], producers, consumers)
+    def __init__(
+        self,
+        directory: Path,
+        queues: int = 2,
+        producers: int = 6,
+        consumers: int = 4,
+        workers: int = 2,
+    ) -> None:
+        names = [f"q{i}" for i in range(queues)]
+        self.crew = Crew(directory, names, producers, consumers, workers)
         self.daemon = Daemon(directory)
         self.ends: dict[str, int] = {}
 
     def prepare(self) -> None:
         """Make the queues, with rings so large that no position ever comes round again."""
         self.daemon.start()
-        for queue in self.crew.queues:
+        for queue in self.crew.all_queues:
             answer = self.daemon.ask(f"name={queue}&opt=maxqueue&num={RING_MAX}")
             assert answer == b"HTTPSQS_MAXQUEUE_OK", answer
         self._expect(self.daemon.stop(), {0})
@@ -124,8 +143,7 @@ class Torture:
         self.crew.start(self.daemon.port, Load(pipelined=64), consume_only=True)
         self.verify(crashed=False)
         self._expect(self.daemon.stop(), {0})
-        for ledger in self.crew.ledgers.values():
-            ledger.finish()
+        self.crew.settle()
 
     def verify(self, *, crashed: bool) -> None:
         """Hold the journals of this life against the promises."""
@@ -161,7 +179,6 @@ def run(
     rounds: int,
     report: Callable[[str], None],
     *,
-    round_s: float = ROUND_S,
     until: float = math.inf,
 ) -> None:
     """All rounds, or those begun before `until` (monotonic), and the drain.
@@ -172,28 +189,17 @@ def run(
     number = 0
     while number < rounds and time.monotonic() < until:
         number += 1
-        planned = plan(seed, number, round_s)
+        planned = plan(seed, number)
         try:
             torture.round(planned)
         except Broken as broken:
             raise Broken(f"seed {seed}, {planned}: {broken}") from None
         if number % 25 == 0:
-            report(f"{number} rounds, {account(torture.crew)}")
+            report(f"{number} rounds, {torture.crew.account()}")
     torture.drain()
-    report(f"{number} rounds ({torture.ends}) and a drain: {account(torture.crew)}")
-    if any(ledger.refused for ledger in torture.crew.ledgers.values()):
+    report(f"{number} rounds ({torture.ends}) and a drain: {torture.crew.account()}")
+    if torture.crew.refused:
         raise Broken("requests were refused although nothing was in the way")
-
-
-def account(crew: Crew) -> str:
-    """What the ledgers count."""
-    ledgers = crew.ledgers.values()
-    return (
-        f"{sum(each.acknowledged for each in ledgers)} acknowledged, "
-        f"{sum(each.delivered for each in ledgers)} delivered, "
-        f"{sum(each.awaited for each in ledgers)} waiting, "
-        f"{sum(each.taken_unseen for each in ledgers)} taken by a get that died with the daemon"
-    )
 
 
 def arguments(program: str, argv: Sequence[str] | None) -> argparse.Namespace:

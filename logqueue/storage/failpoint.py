@@ -5,9 +5,9 @@ kill itself, as by kill -9, right after the third sync of a segment has succeede
 
     (before | within | after) - (create | write | sync | rename | unlink) - FILE [ : N ]
 
-with FILE one of segment, cursor, meta, format, or directory; `within` goes with `write` alone and
-stores the first half of the bytes.  As everything on disk goes through the `Disk` seam, this names
-every place where a crash can matter, and no other code knows of it:
+with FILE one of segment, cursor, acks, meta, format, or directory; `within` goes with `write` alone
+and stores the first half of the bytes.  As everything on disk goes through the `Disk` seam, this
+names every place where a crash can matter, and no other code knows of it:
 
     after-write-segment    appended, not synced        before-sync-segment    sync never begun
     after-sync-segment     synced, not acknowledged    within-write-segment   torn record
@@ -25,11 +25,19 @@ from typing import NamedTuple
 
 from logqueue.errors import UsageError
 from logqueue.storage.disk import Disk, Extent, Lock
-from logqueue.storage.layout import CURSOR, FORMAT, META, SEGMENT_SUFFIX, SPARE, TEMPORARY_SUFFIX
+from logqueue.storage.layout import (
+    ACKS_SUFFIX,
+    CURSOR,
+    FORMAT,
+    META,
+    SEGMENT_SUFFIX,
+    SPARE,
+    TEMPORARY_SUFFIX,
+)
 
 VARIABLE = "LOGQUEUE_FAILPOINT"
 OPERATIONS = ("create", "write", "sync", "rename", "unlink")
-FILES = ("segment", "cursor", "meta", "format", "directory")
+FILES = ("segment", "cursor", "acks", "meta", "format", "directory")
 _SPELLED = re.compile(
     rf"(before|within|after)-({'|'.join(OPERATIONS)})-({'|'.join(FILES)})(?::([1-9][0-9]{{0,8}}))?"
 )
@@ -79,6 +87,8 @@ def _kind(path: str) -> str:
     name = os.path.basename(path)
     if name == SPARE or name.endswith(SEGMENT_SUFFIX):
         return "segment"
+    if name.endswith(ACKS_SUFFIX):
+        return "acks"
     plain = name.removesuffix(TEMPORARY_SUFFIX)
     return {CURSOR: "cursor", META: "meta", FORMAT: "format"}.get(plain, "directory")
 
