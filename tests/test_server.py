@@ -22,7 +22,7 @@ from logqueue.config import KIB, MIB, Config
 from logqueue.errors import StorageFailed
 from logqueue.listening import tcp
 from logqueue.web.connection import BATCH_REQUESTS_MAX
-from logqueue.web.message import Handler, Promise, Request, Response
+from logqueue.web.message import Handler, Prepared, Promise, Request, Response
 from logqueue.web.server import Listener, serve
 
 CONFIG = Config(data_directory="", timeout_idle_s=30, drain_s=30)
@@ -38,6 +38,9 @@ class Sometimes:
     ) -> None:
         self._answer = answer
         self._at_once = itertools.cycle([at_once_first, not at_once_first])
+
+    def prepare(self, request: Request) -> Prepared | None:
+        return None
 
     def handle_nowait(self, request: Request) -> Response | None:
         return self._answer(request) if next(self._at_once) else None
@@ -59,6 +62,9 @@ class Later:
 
     def __init__(self, answer: Callable[[Request], Coroutine[Any, Any, Response]]) -> None:
         self.handle = answer
+
+    def prepare(self, request: Request) -> Prepared | None:
+        return None
 
     def handle_nowait(self, request: Request) -> Response | None:
         return None

@@ -42,16 +42,22 @@ def encode(response: Response, layout: Layout, date: bytes, *, head_only: bool) 
     body, position, content_type, _, _, is_legacy, _ = response
     if not is_legacy:
         return _modern(response, layout, date, head_only=head_only)
-    status, connection, dated, kept, framed, last, _ = layout
-    return b"%bContent-Type: %b\r\n%bCache-Control: no-cache\r\n%b%b%b%b\r\n%b" % (
-        status,
-        content_type,
-        connection,
+    return b"%b%b%b%b%b\r\n%b" % (
+        opening(layout, content_type),
         b"" if position is None else b"Pos: %d\r\n" % position,
-        date if dated else kept,
-        b"Content-Length: %d\r\n" % len(body) if framed else b"",
-        last,
+        date if layout.dated else layout.kept,
+        b"Content-Length: %d\r\n" % len(body) if layout.framed else b"",
+        layout.last,
         b"" if head_only else body,
+    )
+
+
+def opening(layout: Layout, content_type: bytes) -> bytes:
+    """The lines of an answer of HTTPSQS's that are the same each time."""
+    return b"%bContent-Type: %b\r\n%bCache-Control: no-cache\r\n" % (
+        layout.status,
+        content_type,
+        layout.connection,
     )
 
 

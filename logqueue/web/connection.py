@@ -29,6 +29,7 @@ from logqueue.web import answer
 from logqueue.web.message import CLOSED, KEPT, Promise, Refused, Request, Response
 from logqueue.web.poller import HUNG_UP, READABLE, WRITABLE
 from logqueue.web.shared import Shared
+from logqueue.web.template import Template
 from logqueue.web.tls import TlsSocket
 from logqueue.web.wire import Reader
 
@@ -61,6 +62,7 @@ class Connection:
         self._reader = Reader(shared.config)
         self._answers: list[bytes] = []  # not sent yet
         self._bytes_held = 0  # this connection's part of the shared number
+        self._template: Template | None = None  # of its last request
         self._script = self._serve()
         self._go_on = partial(self._script.send, None)
         self._resume = partial(self._run, self._go_on)
@@ -175,6 +177,7 @@ class Connection:
     def _serve(self) -> Script:
         """Read, answer, repeat; one round of the loop is what a request costs."""
         shared, client, reader = self._shared, self._socket, self._reader
+        answers = self._answers
         if isinstance(client, TlsSocket):
             yield from self._shake_hands(client)
         while not (shared.draining and reader.is_idle):
@@ -185,7 +188,21 @@ class Connection:
                 continue
             if not data:
                 return
+            template = self._template
+            if template is not None and reader.is_idle and not shared.draining:
+                message = template.find(data)
+                done = None if message is None else template.run(message)
+                if done is not None:
+                    body, position, promise = done
+                    if promise is not None:
+                        yield promise
+                    self.deadline = shared.now + shared.config.timeout_idle_s
+                    answers.append(template.encode(body, position, shared.date_line))
+                    if rest := self._send_now():
+                        yield from self._send_rest(rest)
+                    continue
             self.deadline += len(data) / shared.config.receive_rate_min
+            was_idle = reader.is_idle
             reader.receive(data)
             try:
                 closes = yield from self._answer_all()
@@ -193,7 +210,9 @@ class Connection:
                 _log.debug("refused: %.200s", refused)
                 yield from self._refuse(refused)
                 return
-            if self._answers and (rest := self._send_now()):
+            if was_idle and reader.is_idle and len(answers) == 1:
+                self._template = shared.templates.of(data)
+            if answers and (rest := self._send_now()):
                 yield from self._send_rest(rest)
             if closes:
                 yield from self._finish()

@@ -11,7 +11,7 @@ import logging
 import re
 import time
 from collections import Counter
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import trio
@@ -19,7 +19,7 @@ import trio
 from logqueue.errors import LogqueueError
 from logqueue.web.credentials import Patience, password_in, same
 from logqueue.web.duration import seconds
-from logqueue.web.message import Promise, Request, Response
+from logqueue.web.message import Prepared, Promise, Request, Response
 from logqueue.web.pages import Pages
 from logqueue.web.query import (
     DECODE_BYTES_MAX,
@@ -101,6 +101,37 @@ class Dialect:
         except LogqueueError as error:
             return Response(self._failure(operation, name, error), None, content_type)
         return None
+
+    def prepare(self, request: Request) -> Prepared | None:
+        """What `handle_nowait` would do with all requests like this one."""
+        query, _ = split_message(request.target)
+        refusal, operation, name, content_type, _ = self._read(query)
+        if refusal:
+            return None
+        if operation == b"put":
+            is_coded = bool(request.body) and not _octets.match(request.content_type)
+            put = self._put_decoded if is_coded else self._put_again
+            return Prepared(content_type, takes_message=True, run=partial(put, name))
+        if operation == b"get" and request.method != b"HEAD" and not request.body:
+            return Prepared(content_type, takes_message=False, run=partial(self._get_again, name))
+        return None
+
+    def _put_again(self, name: bytes, message: bytes) -> tuple[bytes, int, Promise | None] | None:
+        try:
+            position, promise = self._queues.put_nowait(name, message)
+        except (trio.WouldBlock, LogqueueError):
+            return None  # the long way tells what
+        return None if position is None else (b"HTTPSQS_PUT_OK", position, promise)
+
+    def _put_decoded(self, name: bytes, body: bytes) -> tuple[bytes, int, Promise | None] | None:
+        return None if len(body) > DECODE_BYTES_MAX else self._put_again(name, decode(body))
+
+    def _get_again(self, name: bytes, _: bytes) -> tuple[bytes, int, Promise | None] | None:
+        try:
+            found, promise = self._queues.get_nowait(name)
+        except (trio.WouldBlock, LogqueueError):
+            return None
+        return None if found is None else (found[1], found[0], promise)
 
     async def handle(self, request: Request) -> Response:
         """The answer to any request.

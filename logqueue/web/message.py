@@ -120,8 +120,24 @@ def split_v1(target: bytes) -> tuple[bytes, bytes] | None:
     return found[1], query
 
 
+class Prepared(NamedTuple):
+    """What a request asks for, ready to be done for each that repeats it but for its message.
+
+    `run` takes the message (empty when `takes_message` is false) and gives the body of the answer,
+    its position and its promise; or None, when that is not the usual answer or must be waited
+    for, and then nothing has happened.
+    """
+
+    content_type: bytes
+    takes_message: bool
+    run: Callable[[bytes], tuple[bytes, int, Promise | None] | None]
+
+
 class Handler(Protocol):
     """A dialect: requests in, answers out."""
+
+    def prepare(self, request: Request) -> Prepared | None:
+        """What `handle_nowait` would do, when it depends on nothing but the message."""
 
     def handle_nowait(self, request: Request) -> Response | None:
         """The answer if it needs no waiting but for its promise; else None, and then nothing has

@@ -12,6 +12,7 @@ import trio
 from logqueue.config import Config
 from logqueue.web.message import Handler
 from logqueue.web.poller import Poller
+from logqueue.web.template import Templates
 
 
 class Traffic:
@@ -55,6 +56,7 @@ class Shared:
         self.config = config
         self.poller = poller
         self.nursery = nursery
+        self.templates = Templates(handler, config)
         self.connections: set[Open] = set()
         self.traffic = traffic
         traffic.connections = self.connections

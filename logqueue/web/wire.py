@@ -36,15 +36,18 @@ class _Head(NamedTuple):
     accept: bytes = b""
 
 
+def has_usual_limits(config: Config) -> bool:
+    """Whether no head that the fast path recognises can exceed a limit."""
+    heads, lines = config.head_bytes_max, config.header_count_max
+    return heads >= fastpath.HEAD_BYTES_MAX and lines >= len(fastpath.HEADERS)
+
+
 class Reader:
     """The receiving side of one connection."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._has_usual_limits = (
-            config.head_bytes_max >= fastpath.HEAD_BYTES_MAX
-            and config.header_count_max >= len(fastpath.HEADERS)
-        )
+        self._has_usual_limits = has_usual_limits(config)
         self._buffer = bytearray()
         self._searched = 0  # the buffer holds no end of a head before this offset
         self._line: head.RequestLine | None = None

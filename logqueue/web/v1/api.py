@@ -45,6 +45,7 @@ class Api:
         self, queues: MessageQueues, dialect: Dialect, password: bytes | None, durable: str
     ) -> None:
         self.handle_nowait = dialect.handle_nowait
+        self.prepare = dialect.prepare
         self._dialect = dialect
         self._password = password
         self._log_again_at = 0.0
