@@ -174,7 +174,7 @@ async def _serve(
             assert config.tls_certificate is not None
             assert config.tls_key is not None
             certificate.load(config.tls_certificate, config.tls_key)
-        shared.config, shared.handler = config, handler(config)
+        shared.change(handler(config), config)
 
     with listening(config, os.environ) as entrances, _pid_file(config.pid_file):
         listeners = [

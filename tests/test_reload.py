@@ -51,10 +51,13 @@ def test_a_new_password(tmp_path: Path) -> None:
     secret.write_text("old\n")
     with running(tmp_path, ["--auth-file", str(secret)]) as daemon:
         with daemon.connect() as kept:
-            kept.sendall(b"GET /?name=q&opt=get&auth=old HTTP/1.1\r\n\r\n")
-            assert kept.recv(1000).endswith(b"HTTPSQS_GET_END")
+            repeated = b"GET /?name=r&opt=put&auth=old&data=m HTTP/1.1\r\n\r\n"
+            kept.sendall(repeated)
+            assert kept.recv(1000).endswith(b"HTTPSQS_PUT_OK")
             secret.write_text("n\xe9w\n", encoding="latin-1")
             reload(daemon, "SIGHUP: changed the password\n")
+            kept.sendall(repeated)
+            assert kept.recv(1000).endswith(b"HTTPSQS_AUTH_FAILED")
             for password, answer in (("old", b"HTTPSQS_AUTH_FAILED"), ("n%E9w", b"_GET_END")):
                 assert daemon.ask(f"name=q&opt=get&auth={password}").endswith(answer)
                 kept.sendall(b"GET /?name=q&opt=get&auth=%b HTTP/1.1\r\n\r\n" % password.encode())

@@ -108,6 +108,10 @@ class Connection:
         if self.on_over is not None:
             self.on_over()
 
+    def forget_template(self) -> None:
+        """The next request goes the long way: its meaning may have changed."""
+        self._template = None
+
     def close(self) -> None:
         """Close at once, without a word.  May be repeated."""
         self._script.close()

@@ -56,8 +56,9 @@ async def serve(
 ) -> None:
     """Serve until `drain` is set, then stop gracefully; returns when no connection is left.
 
-    It tells, once started, what its connections share: `handler` and `config` may be replaced
-    there, the latter for the connections to come and what is looked up per request.
+    It tells, once started, what its connections share: `Shared.change` puts another handler and
+    other settings into force, the latter for the connections to come and what is looked up per
+    request.
 
     Draining closes the listeners and all idle connections, lets requests in flight finish, and
     cuts off what is left after `config.drain_s` seconds.  Cancelling instead cuts off at once.

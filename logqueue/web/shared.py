@@ -37,6 +37,9 @@ class Open(Protocol):
     def end_wait(self) -> None:
         """Have a request that is parked answered now."""
 
+    def forget_template(self) -> None:
+        """The next request goes the long way: its meaning may have changed."""
+
     def close(self) -> None:
         """Close at once, without a word.  May be repeated."""
 
@@ -64,6 +67,13 @@ class Shared:
         self.last_closed = trio.Event()  # set when the last connection closes while draining
         self.bytes_held = 0  # of requests that are not complete yet, over all connections
         self.tick(0)
+
+    def change(self, handler: Handler, config: Config) -> None:
+        """From now on requests are handled so."""
+        self.handler, self.config = handler, config
+        self.templates = Templates(handler, config)
+        for connection in self.connections:
+            connection.forget_template()
 
     def turn(self, call: Callable[[], object]) -> None:
         """A promise that is kept once all others who can go on have done so."""
