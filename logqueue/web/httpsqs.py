@@ -31,7 +31,8 @@ from logqueue.web.query import (
     short,
     split_message,
 )
-from logqueue.web.queues import Queues, Status
+from logqueue.web.queues import Queues
+from logqueue.web.status import status_json, status_text
 
 NAME_BYTES_MAX = 256
 WAIT_S_MAX = 60.0  # proxies give up on an answer after about that
@@ -49,9 +50,7 @@ LOG_PAUSE_S = 1.0  # between two lines about what the storage refused
 _log = logging.getLogger("logqueue.web")
 
 _header_break = re.compile(rb"[\r\n\0]")
-_control = re.compile(rb"[\x00-\x1f\x7f]")
 _octets = re.compile(rb"application/octet-stream[ \t]*(?:;|\Z)", re.IGNORECASE)
-_json_unsafe = re.compile(rb'[\x00-\x1f"\\]')
 
 
 class Call(NamedTuple):
@@ -222,9 +221,9 @@ class Dialect:
                 if 1 <= position <= NUMBER_MAX:
                     return await queues.view(name, position) or b""
             case b"status":
-                return _status_text(name, await queues.status(name))
+                return status_text(name, await queues.status(name))
             case b"status_json":
-                return _status_json(name, await queues.status(name))
+                return status_json(name, await queues.status(name))
             case b"reset":
                 await queues.reset(name)
                 return b"HTTPSQS_RESET_OK"
@@ -282,38 +281,3 @@ async def _message(request: Request, data: bytes | None) -> bytes | None:
     if message is None and data is not None:
         return await decode_slowly(await decode_slowly(data))
     return message
-
-
-def _status_text(name: bytes, status: Status) -> bytes:
-    return (
-        b"HTTP Simple Queue Service v1.7\n"
-        b"------------------------------\n"
-        b"Queue Name: %b\n"
-        b"Maximum number of queues: %d\n"
-        b"Put position of queue (%b lap): %d\n"
-        b"Get position of queue (%b lap): %d\n"
-        b"Number of unread queue: %d\n"
-    ) % (
-        _control.sub(lambda raw: b"%%%02X" % ord(raw[0]), name),
-        status.maxqueue,
-        b"1st" if status.putlap == 1 else b"2nd",
-        status.putpos,
-        b"1st" if status.getlap == 1 else b"2nd",
-        status.getpos,
-        status.unread,
-    )
-
-
-def _status_json(name: bytes, status: Status) -> bytes:
-    """One line of JSON.  The name's bytes beyond ASCII go out as they came in, GBK included."""
-    return (
-        b'{"name":"%b","maxqueue":%d,"putpos":%d,"putlap":%d,"getpos":%d,"getlap":%d,"unread":%d}\n'
-    ) % (
-        _json_unsafe.sub(lambda raw: b"\\u%04x" % ord(raw[0]), name),
-        status.maxqueue,
-        status.putpos,
-        status.putlap,
-        status.getpos,
-        status.getlap,
-        status.unread,
-    )
