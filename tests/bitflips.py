@@ -7,6 +7,7 @@ daemon or else by fsck, unless it lies where nothing is stored: behind the last 
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from random import Random
 from typing import Literal, get_args
 
 from logqueue.errors import Corrupt, LogqueueError, NewerFormat
+from logqueue.fsck.identity import identify
 from logqueue.fsck.queue import survey
 from logqueue.storage.delivery import STEPS_BYTES, Delivered, Delivery
 from logqueue.storage.format import footer_offset
@@ -147,7 +149,11 @@ class Place:
         if self.prove(what):
             return "refused"
         self.disk.file(path).live[at] ^= 1 << bit
-        found = survey(self.disk, DIRECTORY, online=False, thorough=False, progress=lambda n: None)
+        queues, name = os.path.split(DIRECTORY)
+        known = identify(self.disk, queues, [name])
+        found = survey(
+            self.disk, DIRECTORY, known, online=False, thorough=False, progress=lambda n: None
+        )
         self.disk.kill()
         self.disk.file(path).live[at] ^= 1 << bit
         if found.findings:

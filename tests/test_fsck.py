@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -418,3 +419,9 @@ def test_a_quarantine_that_was_changed_is_told_and_not_undone(root: Path, capsys
     assert fsck(capsys, "--undo", ident, root)[0] == 16
     os.truncate(aside, 100)
     assert kinds(fsck(capsys, root)[1]) == {"quarantine-bad"}
+
+
+def test_the_command_leaves_the_signals_of_its_process_alone(root: Path, capsys: Any) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    assert fsck(capsys, root)[0] == 0
+    assert signal.getsignal(signal.SIGTERM) is before

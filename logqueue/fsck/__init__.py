@@ -6,6 +6,7 @@ Reading order:
     seed.py         PURE: the salt of a segment whose header is lost
     segments.py     one segment file: which records are in it, and what is wrong with it
     survey.py       what is known of one queue
+    identity.py     which queue each directory holds
     chain.py        its segments together, and what is missing between them
     queue.py        its directory: all files, in the order in which they explain each other
     check.py        the data directory: every queue, and what stands beside them

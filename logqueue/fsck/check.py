@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from logqueue.errors import Corrupt, NewerFormat, UsageError
 from logqueue.fsck.finding import Finding, Kind
-from logqueue.fsck.queue import survey
+from logqueue.fsck.identity import Identities, identify
+from logqueue.fsck.queue import default_meta, survey
 from logqueue.fsck.segments import Progress, SegmentFile, examine_sealed
 from logqueue.fsck.survey import Survey
 from logqueue.fsck.transaction import unfinished, unsound
@@ -74,27 +75,59 @@ def check(disk: Disk, root: str, how: How, progress: Progress) -> Checkup:
         return checkup
     _check_quarantine(root, how, checkup)
     queues = os.path.join(root, QUEUES)
-    for name in disk.list(queues) if disk.exists(queues) else []:
+    names = disk.list(queues) if disk.exists(queues) else []
+    living = [name for name in names if _may_be_queue(disk, os.path.join(queues, name))]
+    identities = identify(disk, queues, living)
+    for name in names:
         path = os.path.join(queues, name)
         if how.queue is not None and name != directory_name(how.queue):
             continue
         if name.endswith(TEMPORARY_SUFFIX):
             checkup.beside.append(Finding(Kind.ORPHAN_TMP, name, path, 0, "an unfinished queue"))
-        elif not _is_queue(disk, path):
+        elif name not in living:
             text = "neither a meta file, nor a cursor, nor a segment is in it"
             checkup.beside.append(Finding(Kind.NOT_A_QUEUE, name, path, 0, text))
         elif how.online:
             with contextlib.suppress(FileNotFoundError):
-                checkup.surveys.append(_survey_online(disk, path, how, progress))
+                checkup.surveys.append(_survey_online(disk, path, identities, how, progress))
         else:
-            thorough = how.thorough
-            found = survey(disk, path, online=False, thorough=thorough, progress=progress)
-            checkup.surveys.append(found)
+            checkup.surveys.append(
+                survey(
+                    disk, path, identities, online=False, thorough=how.thorough, progress=progress
+                )
+            )
     for found in checkup.surveys:
         for _, stray in found.strays:
             if not how.online:
                 examine_sealed(disk, stray, None, None, how.thorough, progress)
+    if how.queue is None:
+        _gather_homeless(checkup, identities, queues)
     return checkup
+
+
+def _gather_homeless(checkup: Checkup, identities: Identities, queues: str) -> None:
+    """Queues of which there are segments in others' directories, and none of their own."""
+    at_home = {found.queue_id for found in checkup.surveys}
+    homeless: dict[bytes, list[SegmentFile]] = {}
+    for found in checkup.surveys:
+        for queue_id, stray in found.strays:
+            if queue_id not in at_home:
+                homeless.setdefault(queue_id, []).append(stray)
+    for queue_id, strays in homeless.items():
+        meta = identities.metas.get(queue_id)
+        if meta is None or directory_name(meta.name) in identities.ids:
+            meta = default_meta(queue_id, b"recovered-" + queue_id.hex().encode())
+        name = directory_name(meta.name)
+        found = Survey(name, os.path.join(queues, name), queue_id, meta, meta_sound=False)
+        found.cursor_sound = False
+        text = f"segments of the queue with the id {queue_id.hex()}, which has no directory"
+        first, last = min(each.base for each in strays), max(each.last for each in strays)
+        size = sum(each.size for each in strays)
+        finding = Finding(
+            Kind.LOST_QUEUE, name, strays[0].path, 0, text, first, max(first, last), size
+        )
+        found.findings.append(finding)
+        checkup.surveys.append(found)
 
 
 def bytes_to_check(root: str) -> int:
@@ -142,19 +175,23 @@ def _check_quarantine(root: str, how: How, checkup: Checkup) -> None:
         checkup.beside.append(Finding(Kind.QUARANTINE_BAD, "", path, 0, text))
 
 
-def _is_queue(disk: Disk, path: str) -> bool:
-    if not os.path.isdir(path) or os.path.islink(path):
+def _may_be_queue(disk: Disk, path: str) -> bool:
+    if path.endswith(TEMPORARY_SUFFIX) or not os.path.isdir(path) or os.path.islink(path):
         return False
     names = disk.list(path)
     return META in names or CURSOR in names or any(segment_base(name) is not None for name in names)
 
 
-def _survey_online(disk: Disk, path: str, how: How, progress: Progress) -> Survey:
+def _survey_online(
+    disk: Disk, path: str, identities: Identities, how: How, progress: Progress
+) -> Survey:
     """A look at a queue that a daemon is changing: what is wrong is looked at again until nothing
     has moved meanwhile, so that no roll or removal passes for damage."""
     for _ in range(ONLINE_TRIES):
         before = list(_identities(path))
-        found = survey(disk, path, online=True, thorough=how.thorough, progress=progress)
+        found = survey(
+            disk, path, identities, online=True, thorough=how.thorough, progress=progress
+        )
         if not found.harmful or before == list(_identities(path)):
             break
     return found

@@ -37,7 +37,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         options = _parse(list(sys.argv[1:] if argv is None else argv))
         return _run(options)
@@ -47,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         status, text = EXIT_OPERATION, str(error)
     except KeyboardInterrupt:
         status, text = EXIT_INTERRUPTED, "interrupted; the directory is as it was, or wholly mended"
+    finally:
+        signal.signal(signal.SIGTERM, before)
     with contextlib.suppress(OSError):
         print(f"logqueue-fsck: {text}", file=sys.stderr)
     return status

@@ -177,6 +177,13 @@ class Kind(Enum):
         "that were acknowledged out of order may come again",
         "does not serve the queue",
     )
+    LOST_QUEUE = (
+        "lost-queue",
+        Severity.LOSS,
+        "segments of a queue that has no directory lie in other queues' directories; a repair "
+        "makes a queue of them, under its own name if that is known, else recovered-ID",
+        "does not serve them",
+    )
     NOT_A_QUEUE = (
         "not-a-queue",
         Severity.LOSS,

@@ -1,24 +1,26 @@
 """One queue's directory: all its files, and what is wrong with them and between them.  Reads only.
 
 Goes on where the daemon's own inspection stops at the first damage: what cannot be read is taken
-from where it can be inferred (the queue's id from its segments, a salt from a frame), so that one
-damage does not hide the next.  At the end the daemon's `inspect` has the last word: a queue that
-it refuses is never called clean.
+from where it can be inferred (a salt from a frame, settings from a meta file gone astray), so that
+one damage does not hide the next.  At the end the daemon's `inspect` has the last word: a queue
+that it refuses is never called clean.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections import Counter
+import secrets
 from urllib.parse import unquote_to_bytes
 
-from logqueue.errors import Corrupt, LogqueueError, NewerFormat
+from logqueue.errors import Corrupt, NewerFormat
 from logqueue.fsck.chain import examine_chain
 from logqueue.fsck.finding import Finding, Kind
+from logqueue.fsck.identity import Identities, name_in_damaged_meta, read_meta
 from logqueue.fsck.segments import Progress, load
 from logqueue.fsck.survey import Survey, is_acks
 from logqueue.storage.acks import inspect_acks, missing_acks
+from logqueue.storage.clock import clock_ms
 from logqueue.storage.cursor import read_cursor
 from logqueue.storage.disk import Disk
 from logqueue.storage.format import (
@@ -27,7 +29,6 @@ from logqueue.storage.format import (
     PAGE,
     Meta,
     Ring,
-    decode_meta,
     decode_segment_header,
 )
 from logqueue.storage.layout import (
@@ -41,19 +42,27 @@ from logqueue.storage.layout import (
 from logqueue.storage.recovery import inspect, queue_seed
 from logqueue.storage.tail import open_existing
 
-META_BYTES_MAX = 1 << 20  # a meta file has a few hundred bytes; nothing larger is read
+QUEUE_ID_BYTES = 16
 
 
 def survey(
-    disk: Disk, directory: str, *, online: bool, thorough: bool, progress: Progress
+    disk: Disk,
+    directory: str,
+    identities: Identities,
+    *,
+    online: bool,
+    thorough: bool,
+    progress: Progress,
 ) -> Survey:
-    """Look at everything in one queue's directory.
+    """Look at everything in the directory of one queue, which is the one of `identities`.
 
     `online`: a daemon may be at work there; only what the cursor notes as durable is judged.
     Raises StorageFailed, LimitExceeded.
     """
     found = Survey(os.path.basename(directory), directory)
     try:
+        found.queue_id = identities.ids.get(found.queue)
+        _read_meta(disk, found, identities.settings_of(found.queue))
         _survey(disk, found, online=online, thorough=thorough, progress=progress)
         if not online:
             _last_word(disk, found)
@@ -65,8 +74,6 @@ def survey(
 def _survey(disk: Disk, found: Survey, *, online: bool, thorough: bool, progress: Progress) -> None:
     names = disk.list(found.directory)
     segments = {name: base for name in names if (base := segment_base(name)) is not None}
-    found.queue_id = _identity(disk, found, list(segments))
-    _read_meta(disk, found)
     _read_cursor(disk, found)
     _sort_names(found, names)
     for name, base in segments.items():
@@ -105,74 +112,37 @@ def _last_word(disk: Disk, found: Survey) -> None:
         )
 
 
-def _identity(disk: Disk, found: Survey, names: list[str]) -> bytes | None:
-    """The queue's id: what most of its segments say, for they are what it is worth.
-
-    Never one that another directory owns by a sound meta file: files of that queue may have been
-    put here, and its records must not come out under this name.
-    """
-    votes: Counter[bytes] = Counter()
-    own = _owner(disk, found.directory)
-    with contextlib.suppress(LogqueueError):
-        votes[_decode_meta(disk, found.directory).queue_id] += 1
-    for name in names:
-        path = os.path.join(found.directory, name)
-        with contextlib.suppress(LogqueueError), contextlib.closing(disk.open(path)) as extent:
-            votes[decode_segment_header(path, extent.read(0, PAGE)).queue_id] += 1
-    if set(votes) - {own}:
-        queues, here = os.path.split(found.directory)
-        for other in disk.list(queues):
-            if other != here:
-                votes.pop(_owner(disk, os.path.join(queues, other)) or b"", None)
-    return votes.most_common(1)[0][0] if votes else None
-
-
-def _owner(disk: Disk, directory: str) -> bytes | None:
-    """The id that a sound meta file gives the queue in `directory`, which bears its name."""
+def _read_meta(disk: Disk, found: Survey, settings: Meta | None) -> None:
+    """The meta file, or what stands in for it: `settings` if there are any, else the default ones
+    under the name that the directory has."""
     try:
-        meta = _decode_meta(disk, directory)
-    except (LogqueueError, OSError):
-        return None
-    return meta.queue_id if directory_name(meta.name) == os.path.basename(directory) else None
-
-
-def _decode_meta(disk: Disk, directory: str) -> Meta:
-    path = os.path.join(directory, META)
-    with contextlib.closing(open_existing(disk, path)) as extent:
-        if extent.size > META_BYTES_MAX:
-            raise Corrupt(path, extent.size, "too large for a meta file")
-        return decode_meta(path, extent.read(0, extent.size))
-
-
-def _read_meta(disk: Disk, found: Survey) -> None:
-    """The meta file, or what stands in for it: default settings under the directory's name."""
-    settings: Meta | None = None
-    try:
-        settings = _decode_meta(disk, found.directory)
-        expected = directory_name(settings.name)
-        if settings.queue_id != found.queue_id:
-            reason = "it belongs to another queue than the segments"
-            settings = None
-        elif expected != found.queue:
-            reason = f"it is for the directory {expected}"
-        else:
-            found.meta = settings
+        meta = read_meta(disk, found.directory)
+        expected = directory_name(meta.name)
+        if meta.queue_id == found.queue_id and expected == found.queue:
+            found.meta = meta
             return
-        found.report(Kind.META_BAD, META, 0, reason)
+        found.report(Kind.META_BAD, META, 0, f"it is for the directory {expected}")
     except Corrupt as error:
         found.report(Kind.META_BAD, META, error.offset, error.reason)
     found.meta_sound = False
-    if found.queue_id is not None:
-        first = Meta(found.queue_id, 0, b"", (Ring(0, 0, MAXQUEUE_DEFAULT),), {})
-        found.meta = (settings or first)._replace(name=stand_in_name(found.queue))
+    found.meta = settings or default_meta(found.queue_id, _name_of(disk, found))
 
 
-def stand_in_name(directory: str) -> bytes:
+def default_meta(queue_id: bytes | None, name: bytes) -> Meta:
+    """What stands in for a lost meta file; a queue without an id gets a new one."""
+    queue_id = queue_id or secrets.token_bytes(QUEUE_ID_BYTES)
+    return Meta(queue_id, clock_ms(), name, (Ring(0, 0, MAXQUEUE_DEFAULT),), {})
+
+
+def _name_of(disk: Disk, found: Survey) -> bytes:
     """The queue name that a directory's name tells.  A long name is only there as its digest:
-    then the messages go to a queue that is called after that."""
-    if directory.startswith("~"):
-        return b"recovered-" + directory[1:33].encode()
-    return b"" if directory == "%" else unquote_to_bytes(directory)
+    unless the damaged meta file still has it, the messages go to a queue called after that."""
+    name = name_in_damaged_meta(disk, found.directory)
+    if name is not None:
+        return name
+    if found.queue.startswith("~"):
+        return b"recovered-" + found.queue[1:33].encode()
+    return b"" if found.queue == "%" else unquote_to_bytes(found.queue)
 
 
 def _read_cursor(disk: Disk, found: Survey) -> None:
@@ -212,10 +182,12 @@ def _sort_names(found: Survey, names: list[str]) -> None:
 
 
 def _read_acks(disk: Disk, found: Survey, names: list[str]) -> None:
-    if found.queue_id is None:
-        return
     notes: list[str] = []
     try:
+        if found.queue_id is None:
+            if any(is_acks(name) for name in names):
+                raise Corrupt(found.directory, 0, "nothing says which queue this is")
+            return
         acks = inspect_acks(disk, found.directory, names, found.queue_id, found.last, notes)
         if acks is not None:
             found.settled, found.frontier = acks.leases.low, acks.leases.frontier

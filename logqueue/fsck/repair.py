@@ -16,6 +16,7 @@ from logqueue.errors import LogqueueError, UsageError
 from logqueue.fsck.build import build
 from logqueue.fsck.check import Checkup, How, check
 from logqueue.fsck.finding import Finding, Kind, Severity
+from logqueue.fsck.identity import Identities
 from logqueue.fsck.plan import Plan, plan
 from logqueue.fsck.queue import survey
 from logqueue.fsck.segments import Progress
@@ -114,7 +115,8 @@ def _reason(finding: Finding) -> str:
 
 def _build(disk: Disk, mend: Plan, progress: Progress, directory: str) -> list[str]:
     kept = build(disk, directory, mend)
-    found = survey(disk, directory, online=False, thorough=False, progress=progress)
+    made = Identities({mend.directory: mend.meta.queue_id}, {})
+    found = survey(disk, directory, made, online=False, thorough=False, progress=progress)
     for finding in found.findings:
         if finding.harmful:
             raise NotClean(finding)
@@ -146,11 +148,13 @@ def undo(disk: Disk, root: str, ident: str) -> str:
     assert isinstance(kept, dict)
     place = os.path.join(root, QUARANTINE, ident)
     changes: dict[str, Rebuilt] = {}
-    reason = f"undo of {ident}"
-    for old in _set_aside(manifest) | set(became):
-        new = became.get(old, old)
+    reason, had_files = f"undo of {ident}", _set_aside(manifest)
+    for old in had_files | set(became):
+        new, stayed = became.get(old, old), kept.get(old, [])
         current = os.path.join(root, QUEUES, new)
-        make = partial(_restore, disk, os.path.join(place, old), current, kept.get(old, []))
+        make: Callable[[str], list[str]] | None = None
+        if old in had_files or stayed:  # else the repair has made it of others' segments
+            make = partial(_restore, disk, os.path.join(place, old), current, stayed)
         if new != old:
             changes[new] = Rebuilt(new, None, {}, reason)
         changes[old] = Rebuilt(old, make, {}, reason)

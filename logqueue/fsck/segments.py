@@ -133,7 +133,7 @@ def load(disk: Disk, queue: str, path: str, base: int, queue_id: bytes | None) -
             return segment
     segment.seed = salt_seed(header.salt)
     segment.base = header.base
-    if queue_id is not None and header.queue_id != queue_id:
+    if header.queue_id != queue_id:
         segment.report(
             Kind.FOREIGN_SEGMENT, 0, f"queue id {header.queue_id.hex()}", size=extent.size
         )
