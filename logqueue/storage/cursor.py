@@ -210,7 +210,8 @@ class Cursor:
         self._stored_in = working = self._working
         self._generation = generation = self._generation + 1
         self._position = consumed, base, offset
-        state = CURSOR_STATE.pack(generation, consumed, base, offset, *self._mark)
+        mark, mark_base, mark_offset = self._mark
+        state = CURSOR_STATE.pack(generation, consumed, base, offset, mark, mark_base, mark_offset)
         crc = CRC.pack(crc32c(state, self._head_crc))
         at, write = working * PAGE + entry * SECTOR, self._extent.write
         write(at, _BEING_STORED)  # C5

@@ -177,10 +177,10 @@ def decode(buffer: Buffer, at: int, offset: int, seed: int, limit: int) -> Frame
     crc, length, sequence, timestamp, lag, type_, flags, _ = FRAME.unpack(header)
     end = offset + ((FRAME_BYTES + length + ALIGNMENT - 1) & -ALIGNMENT)
     if end <= limit and type_:
-        begin = at + FRAME_BYTES
-        payload = bytes(buffer[begin : begin + length])  # no copy when it is bytes already
+        covered = bytes(buffer[at + 4 : at + FRAME_BYTES + length])  # no copy when it is bytes
         # The CRC covers the header check too, so one look settles it for a good frame.
-        if crc == crc32c(payload, crc32c(header[4:], crc32c(_U64.pack(offset), seed))):
+        if crc == crc32c(covered, crc32c(_U64.pack(offset), seed)):
+            payload = covered[FRAME_BYTES - 4 :]
             return _new_frame((offset, end, sequence, timestamp, lag, type_, flags, payload))
     raise _diagnosis(bytes(header), len(buffer) - at, offset, seed, limit)
 

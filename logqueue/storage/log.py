@@ -165,11 +165,14 @@ class Log:
         that was written.
         """
         base, offset = hint
-        active = self.active
+        active, window = self.active, self._window
+        frame = None
         try:
             if base == active.base and offset >= active.hot_from:
                 frame = active.frame(offset)
-            else:
+            elif window is not None and base == window.base:
+                frame = window.frame(offset)
+            if frame is None:
                 base, offset, frame = self._read_cold(sequence, hint)
         except BadFrame as bad:
             raise damage(self._path(base), bad, sequence) from None

@@ -133,10 +133,10 @@ class Queue:
         """
         if self.damage is not None:
             raise self.damage
-        if self.full:
+        ring, log = self._ring, self.log
+        if log.active.last - self.consumed >= ring.maxqueue - 1 and self.full:
             return None
-        ring = self._ring
-        sequence = self.log.append(payload, self.durable)
+        sequence = log.append(payload, self.durable)
         return (sequence - ring.base - 1) % ring.maxqueue + 1
 
     def get(self) -> tuple[int, bytes] | None:
@@ -186,13 +186,15 @@ class Queue:
         if sequence > (self.durable if self._committed_reads else self.log.active.last):
             return None
         try:
-            frame, self._position = self.log.read(sequence, self._position)
+            frame, following = self.log.read(sequence, self._position)
         except Corrupt as error:
             self._step_over_gap(sequence, error)
             return self.get_nowait()
-        self.consumed = sequence
-        self.cursor.advance(sequence, *self._position)
-        return (sequence - self._ring.base - 1) % self._ring.maxqueue + 1, body_of(frame)
+        self.consumed, self._position = sequence, following
+        base, offset = following
+        self.cursor.advance(sequence, base, offset)
+        ring = self._ring
+        return (sequence - ring.base - 1) % ring.maxqueue + 1, body_of(frame)
 
     def _step_over_gap(self, sequence: int, error: Corrupt) -> None:
         """The next record is missing: go on behind a declared gap, else the queue stops."""
