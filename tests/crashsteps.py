@@ -144,10 +144,6 @@ class Workload(World):
         self.queue.roll()
         self._promised(self.ledger.put, 0)
 
-    def prepare(self) -> None:
-        """Allocate the next segment ahead."""
-        self.queue.log.prepare()
-
     def compact(self) -> None:
         """Free what has been consumed."""
         self.queue.free(self._goes_before())
@@ -187,7 +183,7 @@ class Workload(World):
 
 
 _OFTEN = "put put put_some get get_some sync"
-_SELDOM = "checkpoint roll prepare compact compact_under_load shrink reset maxqueue restart view"
+_SELDOM = "checkpoint roll compact compact_under_load shrink reset maxqueue restart view"
 _STEPS = f"{_OFTEN} {_OFTEN} {_OFTEN} {'sync_under_load ' * 4} {_SELDOM}".split()
 _PUTTING = ["put_one", "put_one", "put_one", "put_some", "sync", "get"]
 _CONSUMING = ["drain", "get_some", "get_some", "compact", "sync_under_load"]

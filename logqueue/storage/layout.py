@@ -24,7 +24,7 @@ QUARANTINE = "quarantine"
 META = "meta"
 CURSOR = "cursor"
 META_TEMPORARY = "meta.tmp"
-SPARE = "spare.tmp"  # the next segment, prepared ahead
+SPARE = "spare.tmp"  # the next segment, until it has its name
 ACKS_SPARE = "spare.ack"  # the next acknowledgement log: kept, so that a full disk stops no ack
 
 SEGMENT_SUFFIX = ".log"

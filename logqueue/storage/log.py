@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from logqueue.errors import Corrupt, DiskFull, LimitExceeded, NotWritable, StorageFailed
-from logqueue.storage.disk import Disk, Extent
+from logqueue.errors import Corrupt, LimitExceeded
+from logqueue.storage.disk import Disk
 from logqueue.storage.format import (
     FRAMES_OFFSET,
     NOTHING_BEFORE,
@@ -93,7 +93,6 @@ class Log:
         self._queue_id = queue_id
         self._clock = clock
         self._segment_bytes_max = segment_bytes_max
-        self._spare: Extent | None = None
         self._window: Window | None = None
         self._window_first = 0  # the sequence that it was fetched for
 
@@ -227,7 +226,7 @@ class Log:
         now = self._clock()
         wanted = min(self.active.header.size * 2, self._segment_bytes_max)
         size = segment_size_for(length, SEGMENT_BYTES_MIN if restart else wanted)
-        extent = self._take_spare(size)
+        extent = self._disk.create(os.path.join(self._directory, SPARE), size)
         try:
             ended = self.active.seal(now)
         except BaseException:
@@ -243,12 +242,6 @@ class Log:
             self.sealed.append(Sealed(ended, self.active.header.size, now))
         self.active.extent.close()
         self.active = active
-
-    def prepare(self) -> None:
-        """Allocate the next segment ahead of its roll.  Raises DiskFull, LimitExceeded."""
-        if self._spare is None:
-            size = min(self.active.header.size * 2, self._segment_bytes_max)
-            self._spare = self._disk.create(os.path.join(self._directory, SPARE), size)
 
     def detach_before(self, sequence: int, bytes_enough: int | None = None) -> Removal:
         """Let go of sealed segments whose records are all below `sequence`, oldest first, until
@@ -274,20 +267,6 @@ class Log:
     def close(self) -> None:
         """Give every map and descriptor back; syncs nothing."""
         self.active.extent.close()
-        spare, self._spare = self._spare, None
-        if spare is not None:
-            spare.close()
-            # The next start removes it otherwise, and whoever closes may do so for a failed disk.
-            with contextlib.suppress(DiskFull, NotWritable, StorageFailed):
-                self._disk.unlink(spare.path)
-
-    def _take_spare(self, size: int) -> Extent:
-        spare, self._spare = self._spare, None
-        if spare is not None:
-            if spare.size == size:
-                return spare
-            spare.close()
-        return self._disk.create(os.path.join(self._directory, SPARE), size)
 
     def _segment_of(self, sequence: int) -> int | None:
         """The index in `sealed` of the segment with this sequence; len(sealed) is the active."""
