@@ -16,17 +16,19 @@ test: .venv/ready
 	$(BIN)/python -m pytest -q
 
 # The long runs.  ROUNDS and SEED may be given: make torture ROUNDS=100 SEED=7
-crash: CUTS ?= 200000
+# make crash MINUTES=60 goes on for an hour.
+crash: CUTS ?= $(if $(MINUTES),1000000000,200000)
 crash: .venv/ready
-	$(BIN)/python -m tests.crashsweep --cuts $(CUTS) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m tests.crashrun --cuts $(CUTS) $(if $(MINUTES),--minutes $(MINUTES)) \
+	    $(if $(SEED),--seed $(SEED)) $(if $(KIND),--kind $(KIND))
 
 torture: ROUNDS ?= 1000
 torture: .venv/ready
-	$(BIN)/python -m tools.torture --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m tools.torture --rounds $(ROUNDS) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
 powercut: ROUNDS ?= 1000
 powercut: .venv/ready  # needs root
-	$(BIN)/python -m tools.powercut --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m tools.powercut --rounds $(ROUNDS) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
 soak: MINUTES ?= 30
 soak: .venv/ready

@@ -1,4 +1,4 @@
-"""Crashes at every operation, and chains of random crashes: `python -m tests.crashsweep --help`.
+"""Crashes at every operation, and chains of random crashes; `tests.crashrun` is the long run.
 
 `every_operation` counts the changes that a fixed script makes to the disk, then dies at each of
 them, before, within and after it, and recovers; dies at every change that such a recovery makes,
@@ -10,9 +10,7 @@ One seed is one run.  A failure says which.
 
 from __future__ import annotations
 
-import argparse
 import secrets
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -101,7 +99,7 @@ def chains(seed: int, cuts: int) -> None:
     """Worlds of CUTS_PER_WORLD cuts each, `cuts` in all; every third is under a weaker mode."""
     for start in range(0, cuts, CUTS_PER_WORLD):
         own = seed + start // CUTS_PER_WORLD
-        with _reproduced_by(f"make crash SEED={own} CUTS={CUTS_PER_WORLD}"):
+        with _reproduced_by(f"make crash KIND=queue SEED={own} CUTS={CUTS_PER_WORLD}"):
             chain(own, CUTS_PER_WORLD, committed_reads=own % 3 != 0)
 
 
@@ -163,30 +161,3 @@ def _prove(world: Workload) -> None:
     world.start()
     for step in ["put", "sync", "get", "restart", "close"]:
         world.do(step)
-
-
-def main() -> None:
-    """The command line: `make crash`."""
-    parser = argparse.ArgumentParser(description="Crash the storage on a simulated disk.")
-    parser.add_argument("--seed", type=int, default=1, help="the first seed (default 1)")
-    parser.add_argument(
-        "--cuts",
-        type=int,
-        default=200_000,
-        help="random cuts (default 200000); 0 dies at every operation of a fixed script instead",
-    )
-    arguments = parser.parse_args()
-    began, cuts = time.monotonic(), arguments.cuts
-    if cuts:
-        chains(arguments.seed, cuts)
-    else:
-        cuts = sum(every_operation(arguments.seed, committed_reads=each) for each in (True, False))
-    seconds = time.monotonic() - began
-    print(
-        f"{cuts} cuts from seed {arguments.seed} in {seconds:.0f} s: "
-        "nothing lost, altered, reordered or back from the dead, and no false alarm"
-    )
-
-
-if __name__ == "__main__":
-    main()

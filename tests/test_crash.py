@@ -262,4 +262,4 @@ def test_the_sweep_catches(
     sabotage(monkeypatch)
     with pytest.raises((AssertionError, Corrupt)) as caught:
         chains(3_000_000, CUTS_TO_CATCH)
-    assert "reproduce with: make crash SEED=" in caught.value.__notes__[0]
+    assert "reproduce with: make crash KIND=queue SEED=" in caught.value.__notes__[0]

@@ -149,3 +149,20 @@ def test_a_cursor_that_knows_no_place_is_looked_up(tmp_path: Path) -> None:
     queue, _ = open_queue(DISK, path, OPTIONS)
     assert taken(queue) == [(1, b"3"), (2, b"4")]
     queue.close()
+
+
+@pytest.mark.parametrize("leasing", [False, True], ids=["gets", "leases"])
+def test_a_step_is_stepped_over_when_what_was_before_it_is_gone(
+    tmp_path: Path, leasing: bool
+) -> None:
+    queue, _ = open_queue(DISK, queue_with_a_step(tmp_path), OPTIONS)
+    if leasing:
+        queue.deliver()
+    assert [queue.get() for _ in range(3)] == [(1, b"1"), (2, b"2"), (3, b"3")]
+    assert queue.free(queue.consumed + 1) > 0
+    queue.close()
+    queue, _ = open_queue(DISK, str(tmp_path / "q"), OPTIONS)
+    if leasing:
+        assert not queue.deliver().receive(9, 0, 1 << 20)  # it steps over the gap first
+    assert taken(queue) == [(10, b"10"), (11, b"11")]
+    queue.close()

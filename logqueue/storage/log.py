@@ -181,12 +181,13 @@ class Log:
         return frame, _new_position((base, frame.end))
 
     def after_gap(self, sequence: int) -> int | None:
-        """The base of the next segment, when `sequence` was stepped over between two; else None.
+        """The base of the next segment, when `sequence` was stepped over between two, of which the
+        older one may be gone; else None.
 
         Steps are declared by headers and repairs, and recovery has checked both: nothing that is
         missing without a word gets here.
         """
-        if not self.first <= sequence <= self.last or self._segment_of(sequence) is not None:
+        if sequence > self.last or self._segment_of(sequence) is not None:
             return None
         at = bisect_right(self.sealed, sequence, key=lambda each: each.ended.base)
         return self.sealed[at].ended.base if at < len(self.sealed) else self.active.base
