@@ -434,7 +434,6 @@ def test_another_web_site(client: Client, queue: str) -> None:
         (b"POST /v1/queues/q/messages", b"Transfer-Encoding: chunked\r\n\r\nx", 413, "too-large"),
         (b"PUT /v1/queues/q", b"Content-Length: 1\r\nExpect: x", 417, "bad-expectation"),
         (b"GET /v1/queues", b"a: b\r\n" * 2001 + b"a: b", 431, "head-too-large"),
-        (b"BREW /v1/queues", b"a: b", 501, "not-implemented"),
     ],
 )
 def test_what_is_no_request(
@@ -445,6 +444,13 @@ def test_what_is_no_request(
     assert b"\r\nConnection: close\r\n" in answer
     problem = json.loads(answer.partition(b"\r\n\r\n")[2])
     assert (problem["status"], problem["code"]) == (status, code)
+
+
+def test_methods_that_nobody_knows(client: Client) -> None:
+    for method in ("BREW", "TRACE", "PATCH"):
+        refused = client.call(method, "/queues")
+        assert (refused.status, refused.code) == (405, "method-not-allowed")
+        assert refused.headers["Allow"] == "GET, HEAD, OPTIONS"
 
 
 def test_methods_of_v1_are_not_those_of_httpsqs(daemon: Daemon) -> None:

@@ -19,7 +19,6 @@ from typing import NamedTuple
 from logqueue.web.message import Refused
 
 METHODS = frozenset((b"GET", b"POST", b"HEAD", b"PUT", b"DELETE"))
-V1_METHODS = METHODS | {b"PATCH", b"OPTIONS"}
 
 _LINE_BYTES_MIN = len(b"GET / HTTP/1.0")  # libevent's own rule
 _PORT_MAX = 65535

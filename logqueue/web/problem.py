@@ -60,7 +60,6 @@ _REFUSED = {
     417: "bad-expectation",
     431: "head-too-large",
     500: "internal",
-    501: "not-implemented",
     503: "overloaded",
 }
 

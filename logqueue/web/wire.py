@@ -172,8 +172,7 @@ def _judge(line: head.RequestLine, lines: list[bytes], config: Config) -> _Head:
     if any(b"\0" in raw for raw in lines):
         raise Refused(400, "NUL in the head")
     cleaned = head.clean(line, lines)
-    methods = head.V1_METHODS if split_v1(line.target) else head.METHODS
-    if line.method not in methods:
+    if line.method not in head.METHODS and split_v1(line.target) is None:
         raise Refused(501, "method")
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=len(cleaned))
     connection.receive_data(cleaned)

@@ -58,6 +58,8 @@ class Leases:
     async def answer_many(self, call: Call) -> Response:
         """Acknowledge and give back many."""
         call.allow()
+        if not call.request.body:
+            bad_body('there is nothing to do; give {"ack":[LEASE,...]}')
         given = call.json()
         _only(given, "ack", "release")
         tokens = [_text("ack", each) for each in _list(given, "ack")]
