@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from logqueue import __version__, settings
-from logqueue.address import PORT_MAX, Address
-from logqueue.address import parse as parse_address
+from logqueue.address import PORT_MAX
 from logqueue.config import KIB, Config
 from logqueue.errors import UsageError
+from logqueue.limits import LIMITS
+from logqueue.values import addresses, number, password
 
 
 class _Parser(argparse.ArgumentParser):
@@ -41,10 +43,24 @@ def parse(argv: list[str], environment: Mapping[str, str] | None = None) -> Conf
     if password_file is not None:
         if "auth" in given:
             raise UsageError("-a and --auth-file exclude each other; leave one out")
-        given["auth"] = _password(password_file)
+        given["auth"] = password(password_file)
     if "sync_interval_s" in given:
         given.setdefault("durability", "interval")
-    return Config(**given)
+    return _with_httpsqs_timeout(given)
+
+
+def _with_httpsqs_timeout(given: dict[str, Any]) -> Config:
+    """HTTPSQS had one time limit for all of reading and writing: a short `-t` shortens the others
+    as well, unless they are given."""
+    config = Config(**given)
+    if "timeout_idle_s" not in given:
+        return config
+    shorter = {
+        field: min(getattr(config, field), config.timeout_idle_s)
+        for field in ("timeout_head_s", "timeout_body_s", "timeout_write_s")
+        if field not in given
+    }
+    return replace(config, **shorter)
 
 
 def option_names() -> dict[str, str]:
@@ -67,6 +83,7 @@ def _parser() -> _Parser:
         allow_abbrev=False,
     )
     _add_http_options(parser)
+    _add_limits(parser)
     _add_storage_options(parser)
     _add_process_options(parser)
     return parser
@@ -80,7 +97,7 @@ def _add_http_options(parser: argparse.ArgumentParser) -> None:
         metavar="ADDR",
         dest="addresses",
         action="extend",
-        type=_addresses,
+        type=addresses,
         help="address to listen on: HOST, HOST:PORT, [IPv6]:PORT or unix:PATH (default 127.0.0.1; "
         "HTTPSQS had 0.0.0.0). May be repeated. On any that others reach, set a password: whoever "
         "reaches it owns the queues",
@@ -89,7 +106,7 @@ def _add_http_options(parser: argparse.ArgumentParser) -> None:
         "-p",
         "--port",
         metavar="PORT",
-        type=_number(int, 0, PORT_MAX),
+        type=number(int, 0, PORT_MAX),
         help="port of addresses that name none (default 1218; 0 takes a free one)",
     )
     group.add_argument(
@@ -109,8 +126,9 @@ def _add_http_options(parser: argparse.ArgumentParser) -> None:
         "--timeout",
         metavar="SECONDS",
         dest="timeout_idle_s",
-        type=_number(float, 0.001, 1e9),
-        help="close a connection that has been idle for so long (default 60)",
+        type=number(float, 0.001, 1e9),
+        help="close a connection that has been idle for so long (default 60); "
+        "less than what is below lowers that as well",
     )
     group.add_argument(
         "-a",
@@ -124,6 +142,21 @@ def _add_http_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="read the password from the first line of FILE",
     )
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "limits of HTTP", "What clients may make the daemon hold, and how long it waits for them."
+    )
+    for limit in LIMITS:
+        default = getattr(Config("-"), limit.field)
+        group.add_argument(
+            limit.option,
+            metavar=limit.unit,
+            dest=limit.field,
+            type=number(type(default), limit.least, limit.most),
+            help=f"{limit.text} (default {default:{'g' if isinstance(default, float) else 'd'}})",
+        )
 
 
 def _add_storage_options(parser: argparse.ArgumentParser) -> None:
@@ -147,14 +180,14 @@ def _add_storage_options(parser: argparse.ArgumentParser) -> None:
         "--sync-interval",
         metavar="SECONDS",
         dest="sync_interval_s",
-        type=_number(float, 0.001, 1e9),
+        type=number(float, 0.001, 1e9),
         help="seconds between syncs to disk (default 5); selects --durability interval",
     )
     group.add_argument(
         "--segment-bytes",
         metavar="BYTES",
         dest="segment_bytes_max",
-        type=_number(int, 64 * KIB, 1 << 40),
+        type=number(int, 64 * KIB, 1 << 40),
         help="size that segment files grow to (default 67108864). Consumed messages are deleted "
         "by whole files; after a crash the newest file is read once",
     )
@@ -162,7 +195,7 @@ def _add_storage_options(parser: argparse.ArgumentParser) -> None:
         "--reserve-bytes",
         metavar="BYTES",
         dest="disk_reserve_bytes",
-        type=_number(int, 0, 1 << 60),
+        type=number(int, 0, 1 << 60),
         help="free disk space that messages never take (default 16777216); puts are refused there",
     )
     _add_queue_options(parser.add_argument_group("queues"))
@@ -174,7 +207,7 @@ def _add_storage_options(parser: argparse.ArgumentParser) -> None:
             *flags,
             metavar=unit,
             dest=name,
-            type=_number(int, 0, 10**9),
+            type=number(int, 0, 10**9),
             help=f"accepted for HTTPSQS's command lines, without effect: it sized {was}, and "
             "logqueue leaves caching to the kernel",
         )
@@ -184,14 +217,14 @@ def _add_queue_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--retain-bytes",
         metavar="BYTES",
-        type=_number(int, 0, 1 << 60),
+        type=number(int, 0, 1 << 60),
         help="keep consumed messages for view and replay, at most this much of each queue "
         "(default: none are kept); they go by whole segment files",
     )
     group.add_argument(
         "--retain-seconds",
         metavar="SECONDS",
-        type=_number(float, 0, 1e10),
+        type=number(float, 0, 1e10),
         help="keep consumed messages at least so long after they were put, unless --retain-bytes "
         "is exceeded",
     )
@@ -199,14 +232,14 @@ def _add_queue_options(group: argparse._ArgumentGroup) -> None:
         "--max-queues",
         metavar="N",
         dest="queues_max",
-        type=_number(int, 1, 10_000_000),
+        type=number(int, 1, 10_000_000),
         help="refuse to create more queues than this (default 10000); those that exist are served",
     )
     group.add_argument(
         "--max-open-queues",
         metavar="N",
         dest="queues_open_max",
-        type=_number(int, 1, 30_000),
+        type=number(int, 1, 30_000),
         help="queues held open at once (default 1000); each takes 4 file descriptors. The others "
         "are opened when they are used",
     )
@@ -214,7 +247,7 @@ def _add_queue_options(group: argparse._ArgumentGroup) -> None:
         "--max-waits",
         metavar="N",
         dest="long_polls_max",
-        type=_number(int, 1, 10_000_000),
+        type=number(int, 1, 10_000_000),
         help="consumers that may wait for messages at once (default 10000); more are refused",
     )
 
@@ -257,31 +290,3 @@ def _add_process_options(parser: argparse.ArgumentParser) -> None:
         version=f"logqueue {__version__}",
         help="print the version and exit",
     )
-
-
-def _addresses(text: str) -> list[Address]:
-    try:
-        return [parse_address(each) for each in text.split(",")]
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _number(kind: type[int] | type[float], least: float, most: float) -> Callable[[str], float]:
-    def convert(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = kind(-1)
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least} to {most}")
-        return value
-
-    return convert
-
-
-def _password(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.readline().removesuffix("\n")
-    except OSError as error:
-        raise UsageError(f"--auth-file {path}: {error.strerror}") from error

@@ -43,15 +43,25 @@ class Config:
 
     long_polls_max: int = 10_000  # parked at once: as many as connections
 
-    # HTTP: what one client may make the daemon hold, and for how long.
+    # HTTP: what clients may make the daemon hold.
+    target_bytes_max: int = 8 * MIB  # Node and Python 2 clients put 1 MiB through the URL, escaped
+    header_bytes_max: int = 2 * MIB  # HTTPSQS had no limit; a line of 1 MiB was recorded
+    header_count_max: int = 2000  # a thousand were recorded; reading so many takes 4 ms
+    body_bytes_max: int = 64 * MIB  # a message stands in memory as a whole
+    chunk_factor_max: int = 8  # bytes on the wire for each of a chunked body: docs/decisions/chunks
+    pipelined_max: int = 16  # requests of one client that run before others get their turn
+    connections_max: int = 10_000  # an idle one costs 1.3 KB, and what the kernel adds
+    # Of half-sent requests, and again of answers that wait to be taken, over all connections: a
+    # few of the largest messages, a quarter of a small machine.
+    bytes_in_flight_max: int = 256 * MIB
+
+    # HTTP: how long the daemon waits for a client.
     timeout_idle_s: float = 60.0  # HTTPSQS's default for -t
     timeout_handshake_s: float = 10.0  # of TLS: two round trips, and time for a slow machine
-    receive_rate_min: int = KIB  # bytes/s; a request may take timeout_idle_s and its size over this
-    head_bytes_max: int = 8 * MIB  # Node and Python 2 clients put through the URL; h11 stops at 16K
-    header_count_max: int = 2000  # HTTPSQS had no limit; a thousand were recorded
-    body_bytes_max: int = 64 * MIB  # a message stands in memory as a whole
-    requests_bytes_max: int = 256 * MIB  # of half-sent requests, over all connections
-    connections_max: int = 10_000  # an idle one costs 1.3 KB, and what the kernel adds
+    timeout_head_s: float = 10.0  # from the first byte to the empty line: it is one packet or two
+    timeout_body_s: float = 30.0  # without progress: a mobile network loses its cell for so long
+    timeout_write_s: float = 30.0  # the same for answers that are not taken
+    rate_min: int = KIB  # bytes/s of the last three, on average: a modem had three times as much
     drain_s: float = 10.0  # for requests in flight when the daemon stops
 
     def within(self, descriptors: int) -> Config:

@@ -16,24 +16,11 @@ from dataclasses import fields, replace
 from logqueue.arguments import option_names, parse
 from logqueue.config import Config
 from logqueue.errors import UsageError
+from logqueue.limits import LIMITS
 from logqueue.notify import notify
 
 # What needs no restart: the password, and whatever a connection looks up when it needs it.
-LIVE = frozenset(
-    (
-        "auth",
-        "tls_certificate",
-        "tls_key",
-        "timeout_idle_s",
-        "receive_rate_min",
-        "head_bytes_max",
-        "header_count_max",
-        "body_bytes_max",
-        "requests_bytes_max",
-        "connections_max",
-        "drain_s",
-    )
-)
+LIVE = {"auth", "tls_certificate", "tls_key", "timeout_idle_s", *(each.field for each in LIMITS)}
 
 _log = logging.getLogger("logqueue.daemon")
 

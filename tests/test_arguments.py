@@ -11,6 +11,9 @@ from logqueue.address import Address
 from logqueue.arguments import parse
 from logqueue.config import Config
 from logqueue.errors import UsageError
+from logqueue.limits import LIMITS, Limit
+
+PAGE = (Path(__file__).parent.parent / "docs" / "configuration.md").read_text(encoding="utf-8")
 
 
 def test_defaults() -> None:
@@ -91,3 +94,22 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     for flag in "lpxtscmiadh":
         assert f"-{flag}" in text
     assert "without effect" in text
+
+
+def test_a_short_timeout_of_httpsqs_shortens_the_others() -> None:
+    config = parse(["-x", "d", "-t", "5"])
+    assert (config.timeout_head_s, config.timeout_body_s, config.timeout_write_s) == (5, 5, 5)
+    config = parse(["-x", "d", "-t", "20", "--body-timeout", "25"])
+    assert (config.timeout_head_s, config.timeout_body_s, config.timeout_write_s) == (10, 25, 20)
+
+
+@pytest.mark.parametrize("limit", LIMITS, ids=[each.option for each in LIMITS])
+def test_each_limit_is_a_setting_with_an_edge_and_a_reason(limit: Limit) -> None:
+    for value in (limit.least, limit.most):
+        assert getattr(parse(["-x", "d", limit.option, f"{value}"]), limit.field) == value
+    for value in (limit.least - 1, limit.most * 2):
+        with pytest.raises(UsageError, match=limit.option):
+            parse(["-x", "d", f"{limit.option}={value}"])
+    default = getattr(Config("d"), limit.field)
+    shown = f"{default:g}" if isinstance(default, float) else str(default)
+    assert f"| `{limit.option}` | {shown} | " in PAGE

@@ -20,7 +20,7 @@ from logqueue.web.wire import Reader
 
 FAST = Config(data_directory="", header_count_max=len(HEADERS), body_bytes_max=99)
 # One byte less than the fast path needs: h11 judges every head.
-SLOW = dataclasses.replace(FAST, head_bytes_max=HEAD_BYTES_MAX - 1)
+SLOW = dataclasses.replace(FAST, header_bytes_max=HEAD_BYTES_MAX - 1)
 
 
 def read(data: bytes, config: Config) -> list[Request | int]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from logqueue.arguments import option_names
 from logqueue.config import Config
 from logqueue.reload import LIVE
 from tests.daemon import START_S, Daemon, running
@@ -44,6 +45,7 @@ def serial(daemon: Daemon, files: Files) -> int:
 
 def test_every_setting_that_is_live_is_one() -> None:
     assert {field.name for field in fields(Config)} >= LIVE
+    assert set(option_names()) >= {field.name for field in fields(Config)}
 
 
 def test_a_new_password(tmp_path: Path) -> None:
@@ -95,7 +97,8 @@ def test_the_file_of_settings(tmp_path: Path) -> None:
         settings.write_text("timeout = 0.2\nauth = 'two'\nsegment-bytes = 65536\ndaemon = true\n")
         reload(
             daemon,
-            "SIGHUP: changed --timeout, the password; "
+            "SIGHUP: changed --body-timeout, --head-timeout, --timeout, --write-timeout, "
+            "the password; "
             "--daemon, --segment-bytes will change at the next start\n",
         )
         with daemon.connect() as client:
@@ -108,7 +111,7 @@ def test_the_file_of_settings(tmp_path: Path) -> None:
             reload(daemon, f"reloaded, the old settings stay in force: {complaint}")
             assert daemon.ask("name=q&opt=get&auth=two") == b"HTTPSQS_GET_END"
         settings.write_text("timeout = 60\nauth = 'two'\nsegment-bytes = 65536\ndaemon = true\n")
-        reload(daemon, "SIGHUP: changed --timeout; --daemon, --segment-bytes will change")
+        reload(daemon, "--timeout, --write-timeout; --daemon, --segment-bytes will change")
 
 
 def test_tls_is_not_switched_on_by_a_reload(tmp_path: Path, files: Files) -> None:

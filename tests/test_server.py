@@ -21,13 +21,16 @@ import trio.testing
 from logqueue.config import KIB, MIB, Config
 from logqueue.errors import StorageFailed
 from logqueue.listening import tcp
-from logqueue.web.connection import BATCH_REQUESTS_MAX
 from logqueue.web.message import Handler, Prepared, Promise, Request, Response
 from logqueue.web.server import Listener, serve
 
 CONFIG = Config(data_directory="", timeout_idle_s=30, drain_s=30)
 GET = b"GET / HTTP/1.1\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n"
+
+
+def with_limits(**limits: Any) -> Config:
+    return dataclasses.replace(CONFIG, **limits)
 
 
 class Sometimes:
@@ -158,12 +161,27 @@ async def reset(client: trio.SocketStream) -> None:
 # ------------------------------------------------------------------ time
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET /", GET[:-2], POST % 5 + b"abc"])
-async def test_a_silent_client_is_closed_without_a_word(sent: bytes) -> None:
-    async with served(config=dataclasses.replace(CONFIG, timeout_idle_s=0.2)) as server:
+@pytest.mark.parametrize(
+    ("limit", "sent"),
+    [
+        ("timeout_idle_s", b""),
+        ("timeout_idle_s", POST % 5 + b"hello"),
+        ("timeout_head_s", b"G"),
+        ("timeout_head_s", GET[:-2]),
+        ("timeout_head_s", POST % 5 + b"hello" + GET[:-2]),
+        ("timeout_body_s", POST % 5),
+        ("timeout_body_s", POST % 5 + b"hell"),
+        ("timeout_body_s", POST % (4 * MIB) + bytes(3 * MIB)),  # what it earned is no stock
+    ],
+)
+async def test_a_silent_client_is_closed_without_a_word(limit: str, sent: bytes) -> None:
+    """By that limit: the others are longer than the test may take."""
+    async with served(config=with_limits(**{limit: 0.2})) as server:
         client = await server.connect()
+        began = trio.current_time()
         await client.send_all(sent)
-        assert await read_to_end(client) == b""
+        assert body_of(await read_to_end(client)) in (b"", b"hello")
+        assert trio.current_time() >= began + 0.2
 
 
 async def test_an_answer_gives_time_for_the_next_request() -> None:
@@ -176,32 +194,55 @@ async def test_an_answer_gives_time_for_the_next_request() -> None:
             await trio.sleep(config.timeout_idle_s / 4)
 
 
-async def test_a_trickling_client_is_closed() -> None:
+@pytest.mark.parametrize(("limit", "begun"), [("head", b""), ("body", POST % MIB)])
+async def test_a_trickling_client_is_closed(limit: str, begun: bytes) -> None:
     """Each byte on time, but the whole request is not: a byte buys 1/rate of a second."""
-    async with served(config=dataclasses.replace(CONFIG, timeout_idle_s=0.2)) as server:
+    config = with_limits(**{f"timeout_{limit}_s": 0.2})
+    async with served(config=config) as server:
         client = await server.connect()
         with contextlib.suppress(trio.BrokenResourceError):
+            await client.send_all(begun)
             while True:
                 await client.send_all(b"x")
                 await trio.sleep(0.02)
 
 
-async def test_a_steady_upload_may_take_longer_than_the_timeout() -> None:
-    config = dataclasses.replace(CONFIG, timeout_idle_s=0.2, receive_rate_min=10 * KIB)
+@pytest.mark.parametrize("limit", ["head", "body"])
+async def test_a_steady_upload_may_take_longer_than_the_timeout(limit: str) -> None:
+    config = with_limits(**{f"timeout_{limit}_s": 0.2}, rate_min=10 * KIB)
     async with served(config=config) as server:
         client = await server.connect()
-        await client.send_all(POST % (20 * KIB))
+        await client.send_all(POST % (20 * KIB) if limit == "body" else b"GET /")
         for _ in range(20):
             await client.send_all(b"x" * KIB)
             await trio.sleep(0.03)
+        await client.send_all(b"" if limit == "body" else b" HTTP/1.1\r\n\r\n")
         assert (await client.receive_some()).startswith(b"HTTP/1.1 200 OK")
+
+
+async def test_waiting_for_the_reader_does_not_cost_the_time_to_send() -> None:
+    """A client that sends its next request slowly while it is still taking the last answer."""
+
+    def answer(request: Request) -> Response:
+        return Response(bytes(16 * MIB) if request.target == b"/large" else request.body)
+
+    config = dataclasses.replace(CONFIG, timeout_body_s=0.4)
+    async with served(answer, config) as server:
+        client = await server.connect()
+        await client.send_all(b"GET /large HTTP/1.1\r\n\r\n" + POST % 5 + b"he")
+        await trio.sleep(2 * config.timeout_body_s)
+        received = 0
+        while received < 16 * MIB:
+            received += len(await client.receive_some())
+        await client.send_all(b"llo")
+        assert (await client.receive_some()).endswith(b"hello")
 
 
 async def test_a_client_that_does_not_read_is_closed() -> None:
     def flood(request: Request) -> Response:
         return Response(bytes(32 * MIB) if request.target == b"/flood" else b"")
 
-    config = dataclasses.replace(CONFIG, timeout_idle_s=0.2, connections_max=1)
+    config = dataclasses.replace(CONFIG, timeout_write_s=0.2, connections_max=1)
     async with served(flood, config) as server:
         client = await server.connect()
         await client.send_all(b"GET /flood HTTP/1.1\r\n\r\n")
@@ -237,7 +278,7 @@ async def until_answered(server: Served, request: bytes = b"GET / HTTP/1.1\r\n\r
 
 
 async def test_half_sent_requests_are_bounded_together() -> None:
-    config = dataclasses.replace(CONFIG, requests_bytes_max=MIB)
+    config = dataclasses.replace(CONFIG, bytes_in_flight_max=MIB)
     async with served(config=config) as server:
         holder = await server.connect()
         await holder.send_all(POST % (2 * MIB) + bytes(MIB - 64 * KIB))
@@ -252,6 +293,32 @@ async def test_half_sent_requests_are_bounded_together() -> None:
         assert await exchange(small, POST % 5 + b"small") == b"small"
         await holder.aclose()
         await until_answered(server, POST % MIB + bytes(MIB))
+
+
+async def test_answers_that_are_not_taken_are_bounded_together() -> None:
+    """Over the limit nobody is answered, until those who take nothing have been closed."""
+
+    def answer(request: Request) -> Response:
+        return Response(bytes(16 * MIB) if request.target == b"/large" else b"small")
+
+    config = dataclasses.replace(CONFIG, bytes_in_flight_max=24 * MIB)
+    async with served(answer, config) as server:
+        small = await server.connect()
+        for _ in range(2):
+            assert await exchange(small) == b"small"
+            holder = await server.connect()
+            await holder.send_all(b"GET /large HTTP/1.1\r\n\r\n")
+            assert await holder.receive_some(1) == b"H"
+        answer_to_small = await exchange_raw(small)
+        assert answer_to_small.startswith(b"HTTP/1.1 503 ")
+        assert b"too many answers are not taken" in answer_to_small
+        await until_answered(server)
+
+
+async def exchange_raw(client: trio.SocketStream) -> bytes:
+    """What comes for one request, up to the end."""
+    await client.send_all(GET)
+    return await read_to_end(client)
 
 
 async def test_a_refused_upload_can_read_why() -> None:
@@ -276,7 +343,7 @@ async def echo_later(request: Request) -> Response:
 
 @pytest.mark.parametrize("handler", [Sometimes(echo), Later(echo_later)])
 async def test_pipelined_answers_come_in_order(handler: Handler) -> None:
-    count = 10 * BATCH_REQUESTS_MAX + 1
+    count = 10 * CONFIG.pipelined_max + 1
     async with served(handler=handler) as server:
         client = await server.connect()
         requests = [b"GET /%06d HTTP/1.1\r\n\r\n" % each for each in range(count)]
@@ -332,13 +399,38 @@ async def test_drain_keeps_promises() -> None:
 
 async def test_a_batch_goes_on_when_nothing_else_happens() -> None:
     """The first request waits, so its task runs the others, up to the turn of others."""
-    count = 3 * BATCH_REQUESTS_MAX
+    count = 3 * CONFIG.pipelined_max
     async with served(handler=FirstLater(echo)) as server:
         client = await server.connect()
         await client.send_all(b"GET /first HTTP/1.1\r\n\r\n" + GET * count)
         received = b""
         while received.count(b"HTTP/1.1 200 OK") < count + 1:
             received += await client.receive_some()
+
+
+@pytest.mark.parametrize("count", [3, 4])
+async def test_pipelined_requests_beyond_the_limit_wait_their_turn(count: int) -> None:
+    order: list[bytes] = []
+
+    def note(request: Request) -> Response:
+        order.append(request.target[:2])
+        return Response(b"")
+
+    class AtOnce(Sometimes):
+        def handle_nowait(self, request: Request) -> Response:
+            return self._answer(request)
+
+    config = dataclasses.replace(CONFIG, pipelined_max=3)
+    async with served(config=config, handler=AtOnce(note)) as server:
+        many, one = await server.connect(), await server.connect()
+        for client in (many, one):
+            await exchange(client)
+        order.clear()
+        await many.socket.send(b"GET /m HTTP/1.1\r\n\r\n" * count)
+        await one.socket.send(b"GET /o HTTP/1.1\r\n\r\n")
+        while len(order) < count + 1:
+            await trio.lowlevel.checkpoint()
+    assert order == [b"/m"] * 3 + [b"/o"] + [b"/m"] * (count - 3)
 
 
 async def test_a_flood_does_not_starve_others() -> None:

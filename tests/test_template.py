@@ -159,7 +159,7 @@ def test_a_password_is_part_of_what_must_be_the_same() -> None:
 
 
 def test_unusual_limits_leave_every_request_to_h11() -> None:
-    small = Config(data_directory="", head_bytes_max=HEAD_BYTES_MAX - 1)
+    small = Config(data_directory="", header_bytes_max=HEAD_BYTES_MAX - 1)
     assert template(GET, OneQueue(), small) is None
 
 

@@ -21,7 +21,7 @@ LARGER = {
     "logqueue.storage.format": 340,  # all structures of the format on one page, as docs/format.md
     "logqueue.storage.log": 320,
     "logqueue.messages": 330,
-    "logqueue.web.connection": 340,
+    "logqueue.web.connection": 380,
     "logqueue.fsck.segments": 335,
     "logqueue.fsck.transaction": 315,
 }

@@ -144,7 +144,7 @@ async def test_an_idle_end_is_told_and_a_cut_answer_is_not(files: Files) -> None
     def answer(request: Request) -> Response:
         return Response(bytes(32 * MIB) if request.target == b"/flood" else b"")
 
-    config = dataclasses.replace(CONFIG, timeout_idle_s=0.3)
+    config = dataclasses.replace(CONFIG, timeout_idle_s=0.3, timeout_write_s=0.3)
     async with served(files, config, Sometimes(answer)) as server:
         idle, slow = await server.connect(), await server.connect()
         await idle.send_all(GET)

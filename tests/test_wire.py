@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 
@@ -10,12 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logqueue.config import KIB, Config
-from logqueue.web.chunked import ChunkedBody
+from logqueue.config import KIB, MIB, Config
+from logqueue.web.chunked import OVERHEAD_BYTES, ChunkedBody
 from logqueue.web.message import CLOSED, KEPT, KEPT_1_0, UNFRAMED_1_0, Refused, Request
-from logqueue.web.wire import Reader
+from logqueue.web.wire import AROUND_TARGET_BYTES_MAX, Reader
 
-CONFIG = Config(data_directory="", head_bytes_max=KIB, header_count_max=8, body_bytes_max=64)
+CONFIG = Config(
+    data_directory="",
+    target_bytes_max=KIB,
+    header_bytes_max=KIB,
+    header_count_max=8,
+    body_bytes_max=64,
+)
 
 Result = list[Request | int]
 
@@ -150,20 +157,44 @@ def test_layouts(version: bytes, connection: bytes, layout: object) -> None:
 
 
 def head_of(size: int) -> bytes:
-    start = b"GET / HTTP/1.1\r\nX: "
-    return start + b"x" * (size - len(start) - 4) + b"\r\n\r\n"
+    """A head whose header lines, with the empty one, have that size."""
+    return b"GET / HTTP/1.1\r\nX: " + b"x" * (size - len("X: \r\n\r\n")) + b"\r\n\r\n"
 
 
-def test_head_limit() -> None:
+def test_header_bytes_limit() -> None:
     assert isinstance(read([head_of(KIB)])[0], Request)
     assert read([head_of(KIB + 1)]) == [431]
     assert read([head_of(KIB + 100)[:-4]]) == [431], "refused before its end has come"
 
 
-def test_request_line_limit() -> None:
-    line = b"GET /" + b"x" * (KIB - 5)
-    assert read([line]) == []
-    assert read([line + b"x"]) == [414]
+def test_target_limit() -> None:
+    for end, status in ((b" HTTP/1.1\r\n\r\n", 414), (b"", 414), (b" HTTP/1.1\r\n" * 9, 414)):
+        longest = b"GET /" + b"x" * (KIB - 1)
+        assert status not in read([longest + end[:13]])
+        assert read([longest + b"x" * (1 if end else AROUND_TARGET_BYTES_MAX) + end]) == [status]
+
+
+def test_a_megabyte_goes_through_the_url() -> None:
+    """Escaped, as Node and Python 2 clients send it: the default limits admit it."""
+    target = b"/?name=q&opt=put&data=" + b"%FF" * MIB
+    for reader_sees in (CONFIG, Config("")):
+        found = read([b"GET " + target + b" HTTP/1.1\r\nHost: h\r\n\r\n"], reader_sees)
+        assert found == [414] if reader_sees is CONFIG else isinstance(found[0], Request)
+
+
+@pytest.mark.parametrize("factor", [2, 8])
+def test_chunk_factor_limit(factor: int) -> None:
+    """`factor` bytes on the wire for each of the body, and OVERHEAD_BYTES; not one more."""
+    config = dataclasses.replace(CONFIG, body_bytes_max=10_000, chunk_factor_max=factor)
+    size, chunk = 1000, b"1" + b" " * (factor + 4) + b"\r\nx\r\n"
+    surplus = size * (len(chunk) - factor) - OVERHEAD_BYTES
+    pays_for = -(-surplus // (factor - 1))  # bytes of body in one chunk
+    body = chunk * size
+    for paid, passes in ((pays_for + 8, True), (pays_for - 8, False)):
+        reading = ChunkedBody(config)
+        wire = bytearray(b"%x\r\n" % paid + b"y" * paid + b"\r\n" + body)
+        with contextlib.nullcontext() if passes else pytest.raises(Refused, match="cost more"):
+            reading.feed(wire)
 
 
 def test_header_count_limit() -> None:
@@ -184,10 +215,11 @@ def test_body_limit() -> None:
 
 def test_padded_chunks_are_refused() -> None:
     """One-byte chunks pass; padding that makes a body a hundred times its size does not."""
-    body = ChunkedBody(1000)
+    config = dataclasses.replace(CONFIG, body_bytes_max=1000)
+    body = ChunkedBody(config)
     assert body.feed(bytearray(b"1\r\nx\r\n" * 1000 + b"0\r\n\r\n"))
     with pytest.raises(Refused):
-        ChunkedBody(1000).feed(bytearray((b"0" * 15 + b"1" + b" " * 14 + b"\r\nx\r\n") * 1000))
+        ChunkedBody(config).feed(bytearray((b"0" * 15 + b"1" + b" " * 14 + b"\r\nx\r\n") * 1000))
 
 
 def test_bytes_held() -> None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 
+from logqueue.config import Config
 from logqueue.web.message import Refused
 
 SIZE_LINE_BYTES_MAX = 32
 TRAILER_BYTES_MAX = 8192
-# What a body may cost on the wire: a chunk of one byte costs six.  Padding costs more.
-OVERHEAD_FACTOR = 8
+# What any body may cost on the wire beside `chunk_factor_max` times its bytes.
 OVERHEAD_BYTES = 4096
 
 _size_line = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*\r\n")
@@ -24,9 +24,10 @@ _framing = re.compile(rb"\s*(content-length|transfer-encoding|host)\b", re.IGNOR
 class ChunkedBody:
     """One body in the making: `feed` until it says True, then `body` is complete."""
 
-    def __init__(self, body_bytes_max: int) -> None:
+    def __init__(self, config: Config) -> None:
         self.body = bytearray()
-        self._body_bytes_max = body_bytes_max
+        self._body_bytes_max = config.body_bytes_max
+        self._factor_max = config.chunk_factor_max
         self._wire_bytes = 0
         self._missing = 0  # bytes of the current chunk and of the CR LF after it
         self._trailer_bytes = -1  # -1: not there yet
@@ -46,7 +47,7 @@ class ChunkedBody:
             done = self._trailer_bytes >= 0 and buffer[at - step : at] == b"\r\n"
         del buffer[:at]
         self._wire_bytes += at
-        if self._wire_bytes > OVERHEAD_FACTOR * len(self.body) + OVERHEAD_BYTES:
+        if self._wire_bytes > self._factor_max * len(self.body) + OVERHEAD_BYTES:
             raise Refused(413, "chunks cost more than they carry")
         return done
 

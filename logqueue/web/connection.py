@@ -22,8 +22,6 @@ import socket
 from collections.abc import Callable, Generator
 from functools import partial
 
-import trio
-
 from logqueue.errors import StorageFailed
 from logqueue.web import answer
 from logqueue.web.message import CLOSED, KEPT, Promise, Refused, Request, Response
@@ -34,8 +32,11 @@ from logqueue.web.tls import TlsSocket
 from logqueue.web.wire import Reader
 
 RECEIVE_BYTES = 65536
-BATCH_REQUESTS_MAX = 16  # pipelined requests that one connection may run before others get a turn
 LINGER_S = 1.0  # how long a refused client may go on sending, so that it can read the answer
+HURRY_S = 1.0  # how long a client may take nothing when unsent answers fill the memory
+LARGE_BYTES = RECEIVE_BYTES  # answers that are counted from the moment that they exist
+
+_NEXT, _HEAD, _BODY = range(3)  # what is read
 
 _log = logging.getLogger("logqueue.web")
 
@@ -61,7 +62,9 @@ class Connection:
         self._shared = shared
         self._reader = Reader(shared.config)
         self._answers: list[bytes] = []  # not sent yet
-        self._bytes_held = 0  # this connection's part of the shared number
+        self._bytes_held = 0  # this connection's part of the shared numbers
+        self._bytes_unsent = 0
+        self._reads = _NEXT
         self._template: Template | None = None  # of its last request
         self._script = self._serve()
         self._go_on = partial(self._script.send, None)
@@ -74,9 +77,9 @@ class Connection:
         next(self._script)
 
     @property
-    def is_late(self) -> bool:
-        """Whether its client has let the deadline pass."""
-        return isinstance(self._waits, int) and self.deadline <= trio.current_time()
+    def is_awaited(self) -> bool:
+        """Whether it is the client's turn."""
+        return isinstance(self._waits, int)
 
     @property
     def is_idle(self) -> bool:
@@ -96,6 +99,11 @@ class Connection:
             self._shared.poller.forget(self._socket)  # it would be called all the time
             self._watched = 0
             self.end_wait()
+
+    def hurry(self) -> None:
+        """Let a client that does not take its answers have less time."""
+        if self._waits == WRITABLE:
+            self.deadline = min(self.deadline, self._shared.now + HURRY_S)
 
     def is_over(self) -> bool:
         """Whether there is no use in waiting for an answer; asks the kernel."""
@@ -121,6 +129,7 @@ class Connection:
             self._shared.poller.forget(self._socket)
         self._socket.close()
         self._shared.bytes_held -= self._bytes_held
+        self._count_unsent(0)
         self._shared.connections.discard(self)
         if self._shared.draining and not self._shared.connections:
             self._shared.last_closed.set()
@@ -193,23 +202,24 @@ class Connection:
             if not data:
                 return
             template = self._template
-            if template is not None and reader.is_idle and not shared.draining:
+            if template is not None and reader.is_idle and not (shared.draining or shared.is_full):
                 message = template.find(data)
                 done = None if message is None else template.run(message)
                 if done is not None:
                     body, position, promise = done
                     if promise is not None:
+                        if len(body) > LARGE_BYTES:
+                            self._count_unsent(len(body))
                         yield promise
                     self.deadline = shared.now + shared.config.timeout_idle_s
                     answers.append(template.encode(body, position, shared.date_line))
                     if rest := self._send_now():
                         yield from self._send_rest(rest)
                     continue
-            self.deadline += len(data) / shared.config.receive_rate_min
             was_idle = reader.is_idle
             reader.receive(data)
             try:
-                closes = yield from self._answer_all()
+                closes = yield from self._answer_all(len(data))
             except Refused as refused:
                 _log.debug("refused: %.200s", refused)
                 yield from self._refuse(refused)
@@ -231,10 +241,12 @@ class Connection:
             waits = client.handshake()
         self.deadline = shared.now + shared.config.timeout_idle_s
 
-    def _answer_all(self) -> Generator[Wait, Response | None, bool]:
+    def _answer_all(self, received: int) -> Generator[Wait, Response | None, bool]:
         """Answer what is complete; True when the connection is to close.  Raises Refused."""
         shared, reader, answers = self._shared, self._reader, self._answers
         while (request := reader.next_request()) is not None:
+            if shared.is_full:
+                raise Refused(503, "too many answers are not taken", explained=True)
             try:
                 response = shared.handler.handle_nowait(request)
             except StorageFailed:
@@ -246,9 +258,13 @@ class Connection:
                     yield from self._send_rest(rest)
                 response = yield request
                 assert response is not None
+                if len(response.body) > LARGE_BYTES:
+                    self._count_unsent(len(response.body))
             elif response.promise is not None:
                 if answers and (rest := self._send_now()):
                     yield from self._send_rest(rest)
+                if len(response.body) > LARGE_BYTES:
+                    self._count_unsent(len(response.body))
                 yield response.promise
             layout = request.layout
             if shared.draining and layout == KEPT:
@@ -256,20 +272,35 @@ class Connection:
             head_only = request.method == b"HEAD"
             answers.append(answer.encode(response, layout, shared.date_line, head_only=head_only))
             self.deadline = shared.now + shared.config.timeout_idle_s
+            self._reads = _NEXT
             if layout.closes:
                 return True
             if reader.is_idle:
                 break
-            if len(answers) == BATCH_REQUESTS_MAX:
+            large = len(response.body) > LARGE_BYTES
+            if large or len(answers) >= shared.config.pipelined_max:
                 if rest := self._send_now():
                     yield from self._send_rest(rest)
                 yield shared.turn
         if self._bytes_held or not reader.is_idle:
             self._account()
+            self._give_time(received)
             if reader.expects_continue:
                 reader.expects_continue = False
                 answers.append(answer.CONTINUE)
         return False
+
+    def _give_time(self, received: int) -> None:
+        """For the rest of a request; what has come of it earns some, but no stock of it."""
+        config, reader = self._shared.config, self._reader
+        before, self._reads = self._reads, _NEXT
+        if not reader.is_idle:
+            self._reads = _BODY if reader.has_head else _HEAD
+        timeout_s = (config.timeout_idle_s, config.timeout_head_s, config.timeout_body_s)
+        latest = self._shared.now + timeout_s[self._reads]
+        if self._reads == before:
+            latest = min(latest, self.deadline + received / config.rate_min)
+        self.deadline = latest
 
     def _account(self) -> None:
         """Bound what half-sent requests hold in memory, over all connections."""
@@ -277,7 +308,7 @@ class Connection:
         held = self._reader.bytes_held
         shared.bytes_held += held - self._bytes_held
         self._bytes_held = held
-        if shared.bytes_held > shared.config.requests_bytes_max and held > RECEIVE_BYTES:
+        if shared.bytes_held > shared.config.bytes_in_flight_max and held > RECEIVE_BYTES:
             raise Refused(503, "too many large requests at once", explained=True)
 
     def _send_now(self) -> bytes | memoryview:
@@ -289,16 +320,31 @@ class Connection:
             sent = self._socket.send(data)
         except BlockingIOError:
             sent = 0
-        return memoryview(data)[sent:] if sent < len(data) else b""
+        if sent < len(data):
+            return memoryview(data)[sent:]
+        if self._bytes_unsent:
+            self._count_unsent(0)
+        return b""
+
+    def _count_unsent(self, count: int) -> None:
+        self._shared.count_unsent(count - self._bytes_unsent)
+        self._bytes_unsent = count
 
     def _send_rest(self, rest: bytes | memoryview) -> Script:
         """Wait for a client that does not take its answers."""
-        shared = self._shared
+        shared, read_until = self._shared, self.deadline
+        began, config = shared.now, shared.config
+        self._count_unsent(len(rest))
+        self.deadline = began + config.timeout_write_s
         while rest:
-            self.deadline = shared.now + shared.config.timeout_idle_s
             yield WRITABLE
             with contextlib.suppress(BlockingIOError):
-                rest = rest[self._socket.send(rest) :]
+                sent = self._socket.send(rest)
+                rest = rest[sent:]
+                earned = self.deadline + sent / config.rate_min
+                self.deadline = min(earned, shared.now + config.timeout_write_s)
+        self._count_unsent(0)
+        self.deadline = read_until + shared.now - began  # the client could not be expected to send
 
     def _refuse(self, refused: Refused) -> Script:
         """Say so, after the answers to what came before, and close."""

@@ -26,13 +26,18 @@ class Traffic:
 class Open(Protocol):
     """A connection, as the server sees it."""
 
+    deadline: float  # when it has kept the server waiting for too long
+
     @property
-    def is_late(self) -> bool:
-        """Whether its client has let its deadline pass."""
+    def is_awaited(self) -> bool:
+        """Whether it is the client's turn."""
 
     @property
     def is_idle(self) -> bool:
         """Whether it waits for a request of which nothing has come."""
+
+    def hurry(self) -> None:
+        """Let a client that does not take its answers have less time: they fill the memory."""
 
     def end_wait(self) -> None:
         """Have a request that is parked answered now."""
@@ -66,6 +71,8 @@ class Shared:
         self.draining = False
         self.last_closed = trio.Event()  # set when the last connection closes while draining
         self.bytes_held = 0  # of requests that are not complete yet, over all connections
+        self.bytes_unsent = 0  # of answers that have not been taken yet, large ones and leftovers
+        self.is_full = False  # of these: nobody is answered
         self.tick(0)
 
     def change(self, handler: Handler, config: Config) -> None:
@@ -74,6 +81,11 @@ class Shared:
         self.templates = Templates(handler, config)
         for connection in self.connections:
             connection.forget_template()
+
+    def count_unsent(self, more: int) -> None:
+        """Note that so many bytes more, or less, wait to be taken."""
+        self.bytes_unsent += more
+        self.is_full = self.bytes_unsent > self.config.bytes_in_flight_max
 
     def turn(self, call: Callable[[], object]) -> None:
         """A promise that is kept once all others who can go on have done so."""

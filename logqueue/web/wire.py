@@ -20,6 +20,8 @@ from logqueue.web import fastpath, head
 from logqueue.web.chunked import ChunkedBody
 from logqueue.web.message import Layout, Refused, Request, layout, split_v1
 
+AROUND_TARGET_BYTES_MAX = 64  # method, version, blanks and line end
+
 _head_end = re.compile(rb"\n\r?\n")
 
 
@@ -38,8 +40,8 @@ class _Head(NamedTuple):
 
 def has_usual_limits(config: Config) -> bool:
     """Whether no head that the fast path recognises can exceed a limit."""
-    heads, lines = config.head_bytes_max, config.header_count_max
-    return heads >= fastpath.HEAD_BYTES_MAX and lines >= len(fastpath.HEADERS)
+    least, lines = min(config.target_bytes_max, config.header_bytes_max), config.header_count_max
+    return least >= fastpath.HEAD_BYTES_MAX and lines >= len(fastpath.HEADERS)
 
 
 class Reader:
@@ -50,6 +52,7 @@ class Reader:
         self._has_usual_limits = has_usual_limits(config)
         self._buffer = bytearray()
         self._searched = 0  # the buffer holds no end of a head before this offset
+        self._line_bytes = 0  # of the request line, when it has been read
         self._line: head.RequestLine | None = None
         self._head: _Head | None = None
         self._chunked: ChunkedBody | None = None
@@ -65,6 +68,11 @@ class Reader:
     def is_idle(self) -> bool:
         """Whether nothing of a next request has arrived."""
         return not self._buffer and self._head is None
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the rest of the next request is its body."""
+        return self._head is not None
 
     def receive(self, data: bytes) -> None:
         """Take bytes from the client."""
@@ -120,9 +128,9 @@ class Reader:
         assert self._line is not None
         end = _head_end.search(buffer, self._searched)
         size = len(buffer) if end is None else end.end()
-        if size > self._config.head_bytes_max:
-            limit = self._config.head_bytes_max
-            raise Refused(431, f"head exceeds {limit} bytes", explained=True)
+        limit = self._config.header_bytes_max
+        if size - self._line_bytes > limit:
+            raise Refused(431, f"header lines exceed {limit} bytes", explained=True)
         if end is None:
             self._searched = max(0, len(buffer) - 2)
             return None
@@ -141,21 +149,24 @@ class Reader:
         if buffer and buffer[0] <= 0x20:
             raise Refused(400, "request line")
         end = buffer.find(b"\n", self._searched)
-        limit = self._config.head_bytes_max
-        if (len(buffer) if end < 0 else end + 1) > limit:
-            raise Refused(414, f"request line exceeds {limit} bytes", explained=True)
+        limit = self._config.target_bytes_max
+        too_long = Refused(414, f"target exceeds {limit} bytes", explained=True)
+        if (len(buffer) if end < 0 else end) > limit + AROUND_TARGET_BYTES_MAX:
+            raise too_long
         if end < 0:
             self._searched = len(buffer)
             return False
-        self._line = head.request_line(bytes(buffer[:end]).removesuffix(b"\r"))
-        self._searched = end
+        line = head.request_line(bytes(buffer[:end]).removesuffix(b"\r"))
+        if len(line.target) > limit:
+            raise too_long
+        self._line, self._line_bytes, self._searched = line, end + 1, end
         return True
 
     def _read_body(self, announced: _Head) -> bytes | None:
         buffer = self._buffer
         if announced.length is None:
             if self._chunked is None:
-                self._chunked = ChunkedBody(self._config.body_bytes_max)
+                self._chunked = ChunkedBody(self._config)
                 self.expects_continue = announced.expects_continue and not buffer
             return bytes(self._chunked.body) if self._chunked.feed(buffer) else None
         if len(buffer) < announced.length:
