@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from logqueue.options import QueueOptions
 from logqueue.storage.format import MAXQUEUE_DEFAULT, Ring
 
 
@@ -18,7 +19,8 @@ class Ledger:
     """What the world outside knows of the queue.
 
     Each end has three marks: asked for, answered (which `kill -9` must keep), and promised (which
-    a power cut must keep).  A change of the ring that a crash may have cut short leaves two rings.
+    a power cut must keep).  A change of the ring or the settings that a crash may have cut short
+    leaves two of them.
     """
 
     payloads: dict[int, bytes] = field(default_factory=dict)
@@ -29,6 +31,7 @@ class Ledger:
     got_answered: int = 0
     got_promised: int = 0
     rings: list[Ring] = field(default_factory=lambda: [Ring(0, 0, MAXQUEUE_DEFAULT)])
+    settings: list[QueueOptions] = field(default_factory=lambda: [QueueOptions()])
     created: bool = False
 
     @property

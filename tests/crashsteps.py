@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 from logqueue.errors import DiskFull, LimitExceeded
 from logqueue.storage.compactor import KEEP_NOTHING, plan
 from logqueue.storage.format import MAXQUEUE_DEFAULT, Ring
+from logqueue.storage.frame import HEADERS
+from logqueue.storage.headers import encode_headers
 from tests.crashledger import check, position
 from tests.crashworld import World
 
@@ -52,19 +55,27 @@ class Workload(World):
         """Put one of exactly the usual size."""
         self._put(self._usual(0))
 
+    def put_typed(self) -> None:
+        """Put one with headers, which a get and a view leave out."""
+        self._put(self._usual(), headers=encode_headers(((b"content-type", b"text/plain"),)))
+
     def _usual(self, odd: float = 0.3) -> int:
         if self._tearing:
             return 2000
         return self.random.randint(0, 1500) if self.random.random() < odd else 200
 
-    def _put(self, length: int) -> None:
+    def _put(self, length: int, headers: bytes = b"") -> None:
         ledger, sequence = self.ledger, self.ledger.put + 1
         full = sequence - ledger.got > ledger.ring.maxqueue - (ledger.got > ledger.ring.base)
         payload = self._payload(length)
         if not full:
             ledger.payloads[sequence], ledger.put = payload, sequence
         try:
-            got = self.queue.put(payload)
+            if headers:
+                first = self.queue.put_batch([headers + payload], [HEADERS])
+                got = None if first is None else position(ledger.ring, first)
+            else:
+                got = self.queue.put(payload)
         except (DiskFull, LimitExceeded):
             if not full:
                 del ledger.payloads[sequence]
@@ -171,6 +182,21 @@ class Workload(World):
         ledger.got = ledger.got_answered = last
         self._promised(last, last)
 
+    def purge(self) -> None:
+        """Consume everything that was put, whether it is durable or not."""
+        ledger = self.ledger
+        ledger.got = ledger.put
+        self.queue.purge()
+        ledger.got_answered = ledger.got
+
+    def configure(self) -> None:
+        """Change settings that change nothing here."""
+        ledger = self.ledger
+        wanted = replace(ledger.settings[-1], retain_s=self.random.choice((0.0, 1.0, 2.0)))
+        ledger.settings.append(wanted)
+        check(self.queue.configure(replace(wanted, max_length=ledger.ring.maxqueue)), "refused")
+        del ledger.settings[:-1]
+
     def maxqueue(self) -> None:
         """Change the ring's size, which its positions may forbid."""
         ledger, wanted = self.ledger, self.random.choice((10, 15, 30, 100, 1000))
@@ -182,8 +208,10 @@ class Workload(World):
         del ledger.rings[:-1]
 
 
-_OFTEN = "put put put_some get get_some sync"
-_SELDOM = "checkpoint roll compact compact_under_load shrink reset maxqueue restart view"
+_OFTEN = "put put put_some put_typed get get_some sync"
+_SELDOM = (
+    "checkpoint roll compact compact_under_load shrink reset maxqueue configure purge restart view"
+)
 _STEPS = f"{_OFTEN} {_OFTEN} {_OFTEN} {'sync_under_load ' * 4} {_SELDOM}".split()
 _PUTTING = ["put_one", "put_one", "put_one", "put_some", "sync", "get"]
 _CONSUMING = ["drain", "get_some", "get_some", "compact", "sync_under_load"]

@@ -29,9 +29,9 @@ HOWS: tuple[How, ...] = get_args(How)
 
 SCRIPT = (
     "start put put_some sync get sync_under_load checkpoint put get roll put_some "
-    "sync_under_load get_some compact put maxqueue put sync restart put_some roll put sync drain "
-    "compact shrink put_some sync get_some compact_under_load reset put_some put sync_under_load "
-    "get_some sync close"
+    "sync_under_load get_some compact put_typed maxqueue put sync configure restart put_some roll "
+    "put sync drain compact shrink put_some sync get_some compact_under_load reset put_some put "
+    "sync_under_load get_some sync put_some purge put get sync close"
 )
 
 

@@ -7,9 +7,12 @@ does either; every position is right; and whatever goes on from there must keep 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
+from logqueue.options import MAX_LENGTH_DEFAULT
 from logqueue.storage.frame import Frame
+from logqueue.storage.headers import body_of
 from logqueue.storage.log import Position
 from logqueue.storage.queue import Options, Queue
 from logqueue.storage.reader import Cold
@@ -121,6 +124,7 @@ class World:
             f"{consumed + 1}..{ledger.got_answered} come back after they were consumed",
         )
         self._audit_ring(last, consumed)
+        self._audit_settings()
         # A weaker mode may remember a get of a record that a power cut took: there is a gap then.
         for sequence in range(ledger.put_answered + 1, min(consumed, ledger.put) + 1):
             if queue.log.lookup(sequence) is None:
@@ -132,8 +136,10 @@ class World:
         self.view()
 
     def reconcile(self) -> None:
-        """Something was refused: take over what it has done to the ring, all or nothing."""
+        """Something was refused: take over what it has done to the ring and to the settings, all
+        or nothing."""
         self._audit_ring(self.queue.log.last, self.queue.consumed)
+        self._audit_settings()
         self.ledger.got = self.queue.consumed
         self.ledger.got_answered = max(self.ledger.got_answered, self.queue.consumed)
 
@@ -150,6 +156,11 @@ class World:
                 return
         raise AssertionError(f"{shown}: not what {ledger.rings} with {last}, {consumed} shows")
 
+    def _audit_settings(self) -> None:
+        shown = replace(self.queue.settings, max_length=MAX_LENGTH_DEFAULT)
+        check(shown in self.ledger.settings, f"{shown}: not one of {self.ledger.settings}")
+        self.ledger.settings = [shown]
+
     def _audit_records(self, last: int, consumed: int) -> None:
         """Read everything that is to come, the first record by the index, the others in order."""
         place = None
@@ -162,7 +173,7 @@ class World:
                 place = Position(lookup.base, frame.end)
             else:
                 frame, place = self._read(sequence, place)
-            check(frame.payload == self.ledger.payloads[sequence], f"{sequence} is altered")
+            check(body_of(frame) == self.ledger.payloads[sequence], f"{sequence} is altered")
 
     def _read(self, sequence: int, place: Position) -> tuple[Frame, Position]:
         while True:

@@ -6,8 +6,8 @@ and must be caught by the same sweep.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -136,6 +136,22 @@ def test_a_ring_does_not_shrink_past_a_reader_that_a_crash_took_back() -> None:
     ]
 
 
+def test_settings_change_although_the_ring_could_not() -> None:
+    """The writer is a lap ahead: another size is refused, and nothing else is."""
+    world = Workload(1, committed_reads=True)
+    world.start()
+    queue = world.queue
+    assert queue.set_maxqueue(10)
+    for _ in range(10):
+        queue.put(b"x")
+    queue.sync()
+    assert [queue.get() for _ in range(2)] == [(1, b"x"), (2, b"x")]
+    assert queue.put(b"x") == 1
+    assert not queue.configure(replace(queue.settings, max_length=20))
+    assert queue.configure(replace(queue.settings, paused=True))
+    assert queue.get() is None
+
+
 # ---------------------------------------------------------------- controls: each must be caught
 
 
@@ -162,7 +178,7 @@ def acknowledge_what_came_during_the_sync(patch: pytest.MonkeyPatch) -> None:
 
 def append_behind_a_tear(patch: pytest.MonkeyPatch) -> None:
     def believing(*arguments: Any) -> Tail:
-        return dataclasses.replace(scan_tail(*arguments), appendable=True)
+        return replace(scan_tail(*arguments), appendable=True)
 
     patch.setattr(recovery, "scan_tail", believing)
 

@@ -449,7 +449,8 @@ class Queue:
     def configure(self, settings: QueueOptions) -> bool:
         """Change the settings; False when the positions forbid the new `max_length`, and then
         nothing was changed.  Raises DiskFull, StorageFailed."""
-        if not self.set_maxqueue(settings.max_length):
+        resizes = settings.max_length != self._ring.maxqueue
+        if resizes and not self.set_maxqueue(settings.max_length):
             return False
         self._change_meta(options=settings.stored(self._meta.options))
         if self.delivery is not None:
