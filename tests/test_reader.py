@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,14 @@ from logqueue.storage.frame import FRAME_BYTES, frame_bytes
 from logqueue.storage.layout import directory_name, segment_name
 from logqueue.storage.opening import create_queue, open_queue
 from logqueue.storage.queue import Options, Queue
-from logqueue.storage.reader import READ_WINDOW_BYTES, Cold, Window, build_index, opened
+from logqueue.storage.reader import (
+    READ_WINDOW_BYTES,
+    READ_WINDOW_BYTES_MAX,
+    Cold,
+    Window,
+    build_index,
+    opened,
+)
 
 DISK = MmapDisk()
 OPTIONS = Options(committed_reads=False, segment_bytes_max=256 * 1024)
@@ -45,25 +53,31 @@ def test_what_was_just_put_is_never_cold(tmp_path: Path) -> None:
 
 
 def test_records_from_before_the_start_are_cold_once_a_window(tmp_path: Path) -> None:
-    queue = make(tmp_path)
-    count = 3 * READ_WINDOW_BYTES // 1000
+    """And a window is twice as large as the one before, within its limits."""
+    queue = make(tmp_path, Options(committed_reads=False, segment_bytes_max=8 << 20))
+    count = 12 * READ_WINDOW_BYTES_MAX // 1000
     for number in range(count):
         queue.put(payload(number, 1000))
     queue = reopened(queue, tmp_path)
-    misses = 0
+    windows: list[tuple[int, int]] = []
     for number in range(count):
         try:
             got = queue.get_nowait()
         except Cold as cold:
-            misses += 1
             cold.fetch.run()
+            if cold.fetch.window:
+                windows.append((cold.fetch.window.base, len(cold.fetch.window.data)))
             queue.install(cold.fetch)
             got = queue.get_nowait()
         assert got == (number + 1, payload(number, 1000))
-    segments = len(queue.log.sealed) + 1
-    assert 3 <= misses <= 4 + segments
     assert queue.get_nowait() is None
     queue.close()
+    size = 0
+    for (base, length), (following, _) in pairwise([*windows, (0, 0)]):
+        size = min(max(2 * size, READ_WINDOW_BYTES), READ_WINDOW_BYTES_MAX)
+        assert length == size or (length < size and following != base)
+        size = length
+    assert max(length for _, length in windows) == READ_WINDOW_BYTES_MAX
 
 
 def test_a_record_larger_than_a_window_is_read_whole(tmp_path: Path) -> None:

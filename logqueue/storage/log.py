@@ -26,7 +26,7 @@ from logqueue.storage.format import (
 )
 from logqueue.storage.frame import FRAME_BYTES, LAG_UNKNOWN, BadFrame, Frame, frame_bytes
 from logqueue.storage.layout import SPARE, segment_name
-from logqueue.storage.reader import Cold, Fetch, Lookup, Window, damage
+from logqueue.storage.reader import READ_WINDOW_BYTES, Cold, Fetch, Lookup, Window, damage
 from logqueue.storage.segment import Segment, new_salt
 
 
@@ -296,7 +296,9 @@ class Log:
             frame = window.frame(offset) if offset is not None else None
             if offset is not None and frame is not None:
                 return base, offset, frame
-        raise Cold(Fetch(self._disk, self._path(base), base, end, sequence, offset))
+        goes_on = window is not None and self._window_first < sequence
+        ahead = window.next_bytes if window and goes_on else READ_WINDOW_BYTES
+        raise Cold(Fetch(self._disk, self._path(base), base, end, sequence, offset, ahead))
 
     def _path(self, base: int) -> str:
         return os.path.join(self._directory, segment_name(base))

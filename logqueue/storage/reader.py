@@ -35,7 +35,11 @@ from logqueue.storage.frame import (
     salt_seed,
 )
 
-READ_WINDOW_BYTES = 128 * 1024  # read-ahead of a consumer: a few hundred small records
+# Read-ahead of a consumer: a thousand small records at first, and twice as much each time it comes
+# to the end.  Every window stops all consumers of the queue and costs them a task each: with 16 of
+# them and 128 KiB always, a get took 12.0 us of processor, of which 1.6 were for that.
+READ_WINDOW_BYTES = 128 * 1024
+READ_WINDOW_BYTES_MAX = 512 * 1024
 
 Index: TypeAlias = list[tuple[int, int]]  # (sequence, offset), rising
 
@@ -61,9 +65,11 @@ class Window:
         self.data = data
 
     @classmethod
-    def read(cls, base: int, reader: Reader, offset: int) -> Window:
-        """The frames from `offset` on: as many as fit READ_WINDOW_BYTES, at least one."""
-        length = min(READ_WINDOW_BYTES, reader.limit - offset)
+    def read(
+        cls, base: int, reader: Reader, offset: int, bytes_max: int = READ_WINDOW_BYTES
+    ) -> Window:
+        """The frames from `offset` on: as many as fit `bytes_max`, at least one."""
+        length = min(bytes_max, reader.limit - offset)
         data = reader.extent.read(offset, length)
         try:
             decode(data, 0, offset, reader.seed, reader.limit)
@@ -72,6 +78,11 @@ class Window:
         except BadFrame:
             pass  # whoever asks for it will be told
         return cls(base, reader.seed, reader.limit, offset, data)
+
+    @property
+    def next_bytes(self) -> int:
+        """How far to read ahead for who has come to its end."""
+        return min(max(2 * len(self.data), READ_WINDOW_BYTES), READ_WINDOW_BYTES_MAX)
 
     def frame(self, offset: int) -> Frame | None:
         """The frame at `offset`; None when it is not in here as a whole.  Raises BadFrame."""
@@ -162,7 +173,14 @@ class Fetch:
     """
 
     def __init__(
-        self, disk: Disk, path: str, base: int, end: int, sequence: int, offset: int | None
+        self,
+        disk: Disk,
+        path: str,
+        base: int,
+        end: int,
+        sequence: int,
+        offset: int | None,
+        window_bytes: int,
     ) -> None:
         self.sequence = sequence
         self.window: Window | None = None
@@ -172,6 +190,7 @@ class Fetch:
         self._base = base
         self._end = end
         self._offset = offset  # None: only the index knows
+        self._window_bytes = window_bytes
 
     def run(self) -> None:
         """Blocks until the window is in memory, or what keeps it out stands in `damage`.
@@ -183,7 +202,7 @@ class Fetch:
                 offset = self._offset
                 if offset is None:
                     offset = find(reader, stored_index(reader), self.sequence).offset
-                self.window = Window.read(self._base, reader, offset)
+                self.window = Window.read(self._base, reader, offset, self._window_bytes)
         except FileNotFoundError:
             self.damage = Corrupt(self._path, 0, "the file is gone", self.sequence)
         except Corrupt as error:
