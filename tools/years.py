@@ -31,8 +31,8 @@ PAYLOAD_BYTES = 100
 PIPELINED = 32
 CONNECTIONS = 4
 MESSAGES = 25_600  # of one measurement of a rate
-PASSES = 5  # of each
-IDLE_S = 4.0
+PASSES = 9  # of each
+IDLE_S = 10.0
 DEEP = "deep"
 
 
@@ -92,7 +92,7 @@ def backlog(directory: Path, count: int) -> None:
         daemon.stop(signal.SIGKILL)
         drop_cache(deep)
         _start(daemon, "start after kill -9, cold")
-        _rates(daemon.port, deep)
+        _rates(daemon, deep)
         _views(daemon.port, count)
         _memory(daemon)
         daemon.stop()
@@ -108,9 +108,7 @@ def compaction(directory: Path, count: int) -> None:
             build(daemon.data, count)
         daemon.start()
         size = disk_bytes(daemon.data)
-        done = threading.Event()
-        threading.Timer(IDLE_S, done.set).start()
-        idle = latencies(daemon.port, done)
+        idle = _latencies_idle(daemon.port)
         deleted = threading.Event()
         busy: list[float] = []
         puts = threading.Thread(target=lambda: busy.extend(latencies(daemon.port, deleted)))
@@ -125,6 +123,7 @@ def compaction(directory: Path, count: int) -> None:
         puts.join()
         report("deleted", (size - disk_bytes(daemon.data)) / 1e9, "GB")
         report("in", took, "s")
+        idle = sorted(idle + _latencies_idle(daemon.port))  # before and after
         for what, found in (("idle", idle), ("while deleting", busy)):
             for share in (0.5, 0.99, 0.999):
                 quantile = found[min(len(found) - 1, int(len(found) * share))]
@@ -181,6 +180,12 @@ def latencies(port: int, done: threading.Event) -> list[float]:
     return sorted(found)
 
 
+def _latencies_idle(port: int) -> list[float]:
+    done = threading.Event()
+    threading.Timer(IDLE_S, done.set).start()
+    return latencies(port, done)
+
+
 def drop_cache(directory: Path) -> None:
     """Make the next reads of the files in a directory the disk's."""
     for path in directory.iterdir():
@@ -203,6 +208,12 @@ def disk_bytes(directory: Path) -> int:
     return found
 
 
+def processor_s(pid: int) -> float:
+    """The processor time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def report(what: str, value: float, unit: str) -> None:
     """One figure."""
     print(f"{what:45} {value:12,.3f} {unit}", flush=True)
@@ -222,24 +233,32 @@ def _memory(daemon: Daemon) -> None:
     report("  descriptors", len(os.listdir(f"/proc/{daemon.pid}/fd")), "")
 
 
-def _rates(port: int, deep: Path) -> None:
+def _rates(daemon: Daemon, deep: Path) -> None:
     """Rates of the deep queue against those of one that holds only what was put just now.
 
-    They take turns, because other processes use this machine too; the middle ratio counts.
+    They take turns, and take turns in going first, because other processes use this machine too;
+    the middle ratio counts.  The daemon's processor time for a message is what they disturb least.
     """
     found: dict[str, list[float]] = {}
+    costs: dict[str, list[float]] = {}
     for attempt in range(PASSES):
-        for where, queue in (("shallow", f"shallow{attempt}"), ("deep", DEEP)):
+        pair = [("shallow", f"shallow{attempt}"), ("deep", DEEP)]
+        for where, queue in pair[:: 1 if attempt % 2 else -1]:
             drop_cache(deep)
-            put, get = put_request(queue, b"x" * PAYLOAD_BYTES), request(queue, "get")
-            found.setdefault(f"put {where}", []).append(rate(port, put))
-            found.setdefault(f"get {where}", []).append(rate(port, get))
+            asked = {"put": put_request(queue, b"x" * PAYLOAD_BYTES), "get": request(queue, "get")}
+            for what, message in asked.items():
+                before = processor_s(daemon.pid)
+                found.setdefault(f"{what} {where}", []).append(rate(daemon.port, message))
+                spent = processor_s(daemon.pid) - before
+                costs.setdefault(f"{what} {where}", []).append(spent / MESSAGES * 1e6)
     for name, values in found.items():
         report(f"{name}, best", max(values), "a second")
+        report("  processor time, median", statistics.median(costs[name]), "us a message")
     for what in ("put", "get"):
         pairs = zip(found[f"{what} deep"], found[f"{what} shallow"], strict=True)
-        ratio = statistics.median(deep_rate / shallow for deep_rate, shallow in pairs)
-        report(f"{what}, deep against shallow", ratio, "")
+        ratios = sorted(deep_rate / shallow for deep_rate, shallow in pairs)
+        report(f"{what}, deep against shallow", statistics.median(ratios), "")
+        report("  least and most", ratios[0], f"{ratios[-1]:.3f}")
 
 
 def _views(port: int, count: int) -> None:
