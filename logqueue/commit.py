@@ -29,7 +29,8 @@ import trio
 
 from logqueue.errors import StorageFailed
 from logqueue.latency import Latencies
-from logqueue.storage.queue import Queue, Sync
+from logqueue.storage.queue import Queue
+from logqueue.storage.sync import Sync
 
 SYNC_THREADS = 8  # syncs of different files at once; more gain nothing (64 files: 4.5 ms with 4,
 # 3.4 ms with 8 threads, 9.6 ms one after the other)

@@ -293,7 +293,8 @@ class LeaseWorld:
         if what == 0:
             self.queue.checkpoint()
         elif what == 1 and acks is not None:
-            acks.roll(self.queue.deliver().leases.snapshot())
+            again = self.random.choice((acks.roll, acks.shrink))
+            again(self.queue.deliver().leases.snapshot())
         elif what == 2:
             self.queue.free(self.queue.consumed + 1)
         elif what == 3:

@@ -14,7 +14,8 @@ from logqueue.commit import Committer, Group
 from logqueue.errors import StorageFailed
 from logqueue.storage.disk import MmapDisk
 from logqueue.storage.opening import create_queue
-from logqueue.storage.queue import Options, Queue, Sync
+from logqueue.storage.queue import Options, Queue
+from logqueue.storage.sync import Sync
 
 
 class Counted(Queue):

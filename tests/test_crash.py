@@ -18,7 +18,8 @@ from logqueue.storage.cursor import Cursor
 from logqueue.storage.disk import Extent
 from logqueue.storage.format import Ring
 from logqueue.storage.log import Log
-from logqueue.storage.queue import Queue, Sync
+from logqueue.storage.queue import Queue
+from logqueue.storage.sync import Sync
 from logqueue.storage.tail import Tail, scan_tail
 from tests.crashdisk import CrashDisk, CrashExtent
 from tests.crashsteps import Workload

@@ -16,6 +16,7 @@ from logqueue.config import DESCRIPTORS_PER_QUEUE, Config
 from logqueue.errors import Corrupt, LimitExceeded, UsageError
 from logqueue.options import QueueOptions
 from logqueue.pool import Handle, Pool
+from logqueue.storage.acks import ACKS_BYTES_MIN
 from logqueue.storage.disk import MmapDisk
 from logqueue.storage.format import SEGMENT_BYTES_MIN
 from logqueue.storage.layout import directory_name, segment_name
@@ -475,3 +476,35 @@ async def test_read_ahead_is_given_back_when_the_queue_is_idle(tmp_path: Path) -
         await it.round(IDLE_TICKS)
         with pytest.raises(Cold):
             handle.queue.get_nowait()
+
+
+@pytest.mark.parametrize("how", ["open", "closed for others", "restart"])
+async def test_an_idle_queue_gives_up_its_grown_acknowledgement_log(
+    tmp_path: Path, how: str
+) -> None:
+    async with world(tmp_path, queues_open_max=1, close=how != "restart") as it:
+        handle = await it.put(b"q", b"m")
+        delivery = handle.queue.deliver()
+        for size in (0, 10 * ACKS_BYTES_MIN, 20 * ACKS_BYTES_MIN):  # then the spare has grown too
+            delivery.make_room(size)
+        (leased,) = delivery.receive(1, 10**9, 1 << 20)
+        await it.round(IDLE_TICKS)
+        sizes = [path.stat().st_size for path in (tmp_path / "queues" / "q").glob("*.ack")]
+        assert len(sizes) == 2
+        assert min(sizes) >= 10 * ACKS_BYTES_MIN
+        delivery.acknowledge([delivery.tokens.make(leased.frame.sequence, 1)])
+        it.chores.stored(handle)
+        await it.committer.commit(handle)
+        if how == "closed for others":
+            await it.put(b"other", b"m")
+        if how != "restart":
+            await it.round(IDLE_TICKS)
+    if how == "restart":
+        async with world(tmp_path) as it:
+            it.chores.note_leftovers()
+            await it.round(IDLE_TICKS)
+            await it.round(IDLE_TICKS)
+    files = (tmp_path / "queues" / "q").glob("*.ack")
+    assert [path.stat().st_size for path in files] == [ACKS_BYTES_MIN] * 2
+    async with world(tmp_path) as it:
+        assert await it.take_all(b"q") == []

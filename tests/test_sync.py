@@ -14,7 +14,8 @@ import trio
 
 from logqueue.commit import Committer, Group
 from logqueue.errors import StorageFailed
-from logqueue.storage.queue import Queue, Sync
+from logqueue.storage.queue import Queue
+from logqueue.storage.sync import Sync
 from tests.queues import create, drain, reopened
 
 

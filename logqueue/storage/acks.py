@@ -42,7 +42,7 @@ from logqueue.storage.frame import (
     frame_bytes,
     salt_seed,
 )
-from logqueue.storage.layout import ACKS_SPARE, acks_base, acks_name
+from logqueue.storage.layout import ACKS_SPARE, TEMPORARY_SUFFIX, acks_base, acks_name
 from logqueue.storage.leases import Leases, Snapshot
 from logqueue.storage.steps import (
     Kind,
@@ -217,10 +217,8 @@ class AckLog:
         # Half of the file is left for steps, so that the snapshots cost as much as they at most.
         needed = 2 * frame_bytes(len(snapshot)) + room
         extent = self._take_spare(needed)
-        base = self._last + 1
-        header = SegmentHeader(
-            self._id, base, secrets.randbits(64), extent.size, self._clock(), NOTHING_BEFORE
-        )
+        base, salt = self._last + 1, secrets.randbits(64)
+        header = SegmentHeader(self._id, base, salt, extent.size, self._clock(), NOTHING_BEFORE)
         old = self._extent, self._seed, self._end, self._limit, self._last
         self._adopt(extent, header, base - 1, FRAMES_OFFSET)
         try:
@@ -236,9 +234,8 @@ class AckLog:
             raise
         self._durable, self._named = self._last, 0
         if old[0] is not None:
-            spare = os.path.join(self._directory, ACKS_SPARE)
             old[0].close()
-            self._disk.rename(old[0].path, spare)
+            self._disk.rename(old[0].path, os.path.join(self._directory, ACKS_SPARE))
 
     def begin_sync(self) -> Extent | None:
         """The file to sync so that every step so far is durable; None when they are."""
@@ -252,9 +249,15 @@ class AckLog:
         self._durable = self._syncing
 
     @property
-    def size(self) -> int:
-        """Bytes of the file and its spare."""
-        return 0 if self._extent is None else 2 * self._extent.size
+    def oversized(self) -> bool:
+        """Whether the file has grown beyond the smallest."""
+        return self._extent is not None and self._extent.size > ACKS_BYTES_MIN
+
+    def shrink(self, state: Snapshot) -> None:
+        """`roll` into the smallest file that `state` fits into, the spare likewise."""
+        self._replace_spare(ACKS_BYTES_MIN).close()
+        self.roll(state)
+        self._replace_spare(ACKS_BYTES_MIN).close()
 
     def close(self) -> None:
         """Give the file back; syncs nothing."""
@@ -280,15 +283,18 @@ class AckLog:
         size = ACKS_BYTES_MIN
         while footer_offset(size) - FRAMES_OFFSET < needed:
             size *= 2
-        if not self._disk.exists(path):
-            return self._disk.create(path, size)
-        spare = self._disk.open(path, writable=True)
-        if spare.size < size:
+        if self._disk.exists(path):
+            spare = self._disk.open(path, writable=True)
+            if spare.size >= size:
+                for offset in range(0, spare.size, len(_ZEROS)):
+                    spare.write(offset, _ZEROS[: spare.size - offset])
+                return spare
             spare.close()
-            larger = self._disk.create(path + ".tmp", size)
-            larger.path = path
-            self._disk.rename(path + ".tmp", path)
-            return larger
-        for offset in range(0, spare.size, len(_ZEROS)):
-            spare.write(offset, _ZEROS[: spare.size - offset])
-        return spare
+        return self._replace_spare(size)
+
+    def _replace_spare(self, size: int) -> Extent:
+        path = os.path.join(self._directory, ACKS_SPARE)
+        other = self._disk.create(path + TEMPORARY_SUFFIX, size)
+        self._disk.rename(other.path, path)
+        other.path = path
+        return other

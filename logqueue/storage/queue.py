@@ -16,14 +16,14 @@ import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from logqueue.errors import Corrupt, DiskFull, LimitExceeded
 from logqueue.options import QueueOptions
+from logqueue.storage.acks import AckLog
 from logqueue.storage.clock import clock_ms, steady_ms
 from logqueue.storage.cursor import Cursor
 from logqueue.storage.delivery import Delivery, NoRoom
-from logqueue.storage.disk import Disk, Extent, replace_file
+from logqueue.storage.disk import Disk, replace_file
 from logqueue.storage.format import (
     FRAMES_OFFSET,
     SEGMENT_BYTES_MIN,
@@ -45,6 +45,7 @@ from logqueue.storage.ring import (
     positions,
     resized,
 )
+from logqueue.storage.sync import Sync
 
 CHECKPOINT_BYTES = 4 << 20  # appended bytes after which the durable mark is noted again
 
@@ -57,25 +58,6 @@ class Options:
     segment_bytes_max: int = 64 << 20
     clock: Callable[[], int] = clock_ms
     now: Callable[[], int] = steady_ms  # what leases end by
-
-
-class Sync(NamedTuple):
-    """One write-back: `run` it in any thread, then give it back to `Queue.finish_sync`."""
-
-    last: int
-    end: Position
-    segment: Extent | None
-    cursor: Extent | None
-    acks: Extent | None = None
-
-    def run(self) -> None:
-        """Blocks until the disk has it all.  Raises StorageFailed."""
-        if self.segment is not None:
-            self.segment.sync()
-        if self.cursor is not None:
-            self.cursor.sync()
-        if self.acks is not None:
-            self.acks.sync()
 
 
 class Queue:
@@ -271,6 +253,10 @@ class Queue:
         """The ring position of a sequence."""
         return position_of(self._ring, sequence)
 
+    @property
+    def _acks(self) -> AckLog | None:
+        return None if self.delivery is None else self.delivery.acks
+
     def deliver(self) -> Delivery:
         """The queue's `Delivery`; from the first call on, all consumption goes through it."""
         if self.delivery is None:
@@ -344,9 +330,7 @@ class Queue:
             self._store_cursor()
         segment = self.log.active.extent if last > self.durable else None
         cursor = self.cursor.begin_sync()
-        acks = None
-        if self.delivery is not None and self.delivery.acks is not None:
-            acks = self.delivery.acks.begin_sync()
+        acks = None if self._acks is None else self._acks.begin_sync()
         if segment is None and cursor is None and acks is None:
             return None
         return Sync(last, end, segment, cursor, acks)
@@ -358,9 +342,8 @@ class Queue:
         if sync.cursor is not None:
             self.cursor.finish_sync()
         if sync.acks is not None:
-            assert self.delivery is not None
-            assert self.delivery.acks is not None
-            self.delivery.acks.finish_sync()
+            assert self._acks is not None
+            self._acks.finish_sync()
 
     def sync(self) -> None:
         """Make everything so far durable, here and now."""
@@ -477,18 +460,21 @@ class Queue:
 
     @property
     def oversized(self) -> bool:
-        """Whether the queue is empty and its active segment has grown beyond the smallest."""
+        """Whether the queue is empty and one of its files has grown beyond the smallest."""
         grown = self.log.active.header.size > SEGMENT_BYTES_MIN
+        grown |= self._acks is not None and self._acks.oversized
         return grown and self.consumed == self.log.active.last
 
     def shrink(self) -> None:
-        """Start again with the smallest segment, if `oversized`; the large one is sealed then.
+        """Start again with the smallest files, if `oversized`; a large segment is sealed then.
 
-        Raises DiskFull, LimitExceeded; then nothing has changed.
+        Raises DiskFull, LimitExceeded; then it is `oversized` still.
         """
         if self.oversized:
             self.sync()
             self._restart()
+            if self._acks is not None:
+                self._acks.shrink(self.deliver().leases.snapshot())
 
     def close(self, *, clean: bool = True) -> None:
         """Sync everything, mark the queue as cleanly closed, give the files back.

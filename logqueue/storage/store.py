@@ -10,6 +10,7 @@ from urllib.parse import unquote_to_bytes
 
 from logqueue.errors import Corrupt, LogqueueError, StorageFailed, UsageError
 from logqueue.options import DEFAULT, QueueOptions
+from logqueue.storage.acks import ACKS_BYTES_MIN
 from logqueue.storage.disk import Disk, Lock, replace_file
 from logqueue.storage.format import SEGMENT_BYTES_MIN, decode_meta
 from logqueue.storage.layout import (
@@ -72,7 +73,9 @@ class Resting(NamedTuple):
             leases.forget_above(report.tail.last)
             settings = QueueOptions.loaded(report.meta.options, rings[-1].maxqueue)
             leases.limit_attempts(settings.max_attempts)
-        oversized = consumed == last and size > SEGMENT_BYTES_MIN
+        grown = size > SEGMENT_BYTES_MIN
+        if report.acks is not None:
+            grown |= report.acks.tail.header.size > ACKS_BYTES_MIN
         return cls(
             positions(rings[-1], last, consumed, leases.settled_above),
             consumed,
@@ -80,7 +83,7 @@ class Resting(NamedTuple):
             size,
             rings[0].after,
             report.meta.options,
-            oversized or bool(report.stale or report.unfinished),
+            (grown and consumed == last) or bool(report.stale or report.unfinished),
             tuple(report.notes),
             leases.next_event(),
             last,
