@@ -14,10 +14,13 @@ from logqueue.storage.frame import (
     BadFrame,
     BadHeader,
     BadPayload,
+    Frame,
     Scan,
     Short,
     Unwritten,
     decode,
+    decode_run,
+    encode_batch,
     encode_header,
     frame_bytes,
     salt_seed,
@@ -176,3 +179,35 @@ def test_a_scan_stops_at_a_bad_payload_and_says_where_the_next_frame_is() -> Non
     assert [frame.sequence for frame in scan] == [1]
     assert isinstance(scan.stop, BadPayload)
     assert (scan.offset, scan.stop.sequence, scan.stop.end) == (len(first), 2, len(image))
+
+
+@given(
+    payloads=st.lists(PAYLOADS, min_size=1, max_size=8),
+    count=st.integers(1, 10),
+    room=st.integers(0, 200),
+    data=st.data(),
+)
+def test_a_run_is_what_decode_gives_one_by_one(
+    payloads: list[bytes], count: int, room: int, data: st.DataObject
+) -> None:
+    """Up to the first one that is damaged, missing, out of order, or too much."""
+    whole, _ = encode_batch(SEED, 4096, 7, 1, 0, payloads)
+    buffer = bytearray(whole)
+    if (bit := data.draw(st.none() | st.integers(0, len(buffer) * 8 - 1))) is not None:
+        buffer[bit // 8] ^= 1 << bit % 8
+    limit = 4096 + data.draw(st.integers(0, len(buffer)))
+    cut = bytes(buffer[: data.draw(st.integers(0, len(buffer)))])
+    expected: list[Frame] = []
+    at, left = 0, room
+    while len(expected) < count:
+        try:
+            frame = decode(cut, at, 4096 + at, SEED, limit)
+        except BadFrame:
+            break
+        left -= len(frame.payload)
+        if left < 0:
+            break
+        expected.append(frame)
+        at = frame.end - 4096
+    assert decode_run(cut, 0, 4096, SEED, limit, 7, count, room) == expected
+    assert decode_run(cut, 0, 4096, SEED, limit, 8, count, room) == []

@@ -16,10 +16,10 @@ PACKAGE = ROOT / "logqueue"
 FILE_LINES_MAX = 300
 # One job each, and every part needs the others' invariants in view.
 LARGER = {
-    "logqueue.storage.queue": 540,  # one FIFO in HTTPSQS's words and in those of the v1 API
-    "logqueue.storage.delivery": 400,
+    "logqueue.storage.queue": 545,  # one FIFO in HTTPSQS's words and in those of the v1 API
+    "logqueue.storage.delivery": 405,
     "logqueue.storage.format": 340,  # all structures of the format on one page, as docs/format.md
-    "logqueue.storage.log": 320,
+    "logqueue.storage.log": 340,
     "logqueue.messages": 330,
     "logqueue.web.connection": 380,
     "logqueue.fsck.segments": 335,

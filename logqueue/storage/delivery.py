@@ -280,7 +280,7 @@ class Delivery:
 
     def acknowledge(self, tokens: Sequence[str]) -> list[Outcome]:
         """Settle leased records for good.  Raises NoRoom, Corrupt."""
-        judged = [self._judge(token) for token in tokens]
+        judged = self._judge(tokens)
         steps = self._steps_for(len(tokens))
         leases = sorted({lease for lease, outcome in judged if outcome is Outcome.DONE})
         for sequence, _ in leases:
@@ -294,7 +294,7 @@ class Delivery:
 
     def extend(self, tokens: Sequence[str], lease_ms: int) -> list[Outcome]:
         """Let leases end `lease_ms` from now.  Raises NoRoom, Corrupt."""
-        judged = [self._judge(token) for token in tokens]
+        judged = self._judge(tokens)
         steps = self._steps_for(len(tokens))
         due = self._now() + lease_ms
         for sequence in sorted({lease[0] for lease, each in judged if each is Outcome.DONE}):
@@ -308,7 +308,8 @@ class Delivery:
 
         Raises NoRoom, Corrupt.
         """
-        judged = [(*self._judge(token), delay) for token, delay in given]
+        outcomes = self._judge([token for token, _ in given])
+        judged = [(*each, delay) for each, (_, delay) in zip(outcomes, given, strict=True)]
         steps = self._steps_for(len(given))
         now = self._now()
         dues = {
@@ -379,11 +380,12 @@ class Delivery:
             raise NoRoom(size)
         return Steps(size)
 
-    def _judge(self, token: str) -> tuple[tuple[int, int], Outcome]:
+    def _judge(self, tokens: Sequence[str]) -> list[tuple[tuple[int, int], Outcome]]:
         if self._host.damage is not None:
             raise self._host.damage
         self.leases.expire(self._now())
-        return self.tokens.judge(token, self.leases)
+        judge, leases = self.tokens.judge, self.leases
+        return [judge(token, leases) for token in tokens]
 
     def _settle(self, sequence: int) -> None:
         self.leases.settle(sequence)

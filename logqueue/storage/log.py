@@ -24,7 +24,14 @@ from logqueue.storage.format import (
     SegmentHeader,
     segment_size_for,
 )
-from logqueue.storage.frame import FRAME_BYTES, LAG_UNKNOWN, BadFrame, Frame, frame_bytes
+from logqueue.storage.frame import (
+    FRAME_BYTES,
+    LAG_UNKNOWN,
+    BadFrame,
+    Frame,
+    decode_run,
+    frame_bytes,
+)
 from logqueue.storage.layout import SPARE, segment_name
 from logqueue.storage.reader import READ_WINDOW_BYTES, Cold, Fetch, Lookup, Window, damage
 from logqueue.storage.segment import Segment, new_salt
@@ -179,6 +186,28 @@ class Log:
             reason = f"sequence {frame.sequence} stands here"
             raise Corrupt(self._path(base), offset, reason, sequence)
         return frame, _new_position((base, frame.end))
+
+    def read_run(
+        self, sequence: int, hint: Position, count: int, room: int
+    ) -> tuple[list[Frame], Position]:
+        """As many of `count` records from `sequence` on as stand in memory one after the other
+        and are sound, with at most `room` bytes of payload; and the position after them.
+
+        None at all says nothing: `read` tells what is the matter.
+        """
+        base, offset = hint
+        active, window = self.active, self._window
+        frames: list[Frame] = []
+        if base == active.base and offset >= active.hot_from:
+            frames = decode_run(
+                active.extent.buffer, offset, offset, active.seed, active.end, sequence, count, room
+            )
+        elif window is not None and base == window.base and offset >= window.offset:
+            at = offset - window.offset
+            frames = decode_run(
+                window.data, at, offset, window.seed, window.limit, sequence, count, room
+            )
+        return frames, _new_position((base, frames[-1].end)) if frames else hint
 
     def after_gap(self, sequence: int) -> int | None:
         """The base of the next segment, when `sequence` was stepped over between two, of which the

@@ -211,12 +211,16 @@ class Queue:
         sequence, place, upper = self.consumed + 1, self._position, self.servable
         try:
             while len(taken) < maximum and sequence <= upper:
-                frame, following = self.log.read(sequence, place)
-                if taken and len(frame.payload) > bytes_max:
-                    break
-                bytes_max -= len(frame.payload)
-                taken.append(frame)
-                sequence, place = sequence + 1, following
+                count = min(maximum - len(taken), upper + 1 - sequence)
+                frames, following = self.log.read_run(sequence, place, count, bytes_max)
+                if not frames:
+                    frame, following = self.log.read(sequence, place)
+                    if taken and len(frame.payload) > bytes_max:
+                        break
+                    frames = [frame]
+                bytes_max -= sum([len(each.payload) for each in frames])
+                taken += frames
+                sequence, place = sequence + len(frames), following
         except Cold:
             if not taken:
                 raise

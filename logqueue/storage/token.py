@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import binascii
 import hmac
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections import OrderedDict
 from collections.abc import Iterable
 from enum import Enum
@@ -23,6 +22,8 @@ _MAC_BYTES = 14
 TOKEN_CHARACTERS = 40
 assert (_NAMED.size + _MAC_BYTES) * 4 == TOKEN_CHARACTERS * 3
 
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
+_PLAIN = bytes.maketrans(b"-_", b"+/")
 
 REMEMBERED_MAX = 10_000  # acknowledgements of a queue that may be repeated without an error
 _NO_LEASE = (0, 0)
@@ -44,22 +45,23 @@ class Tokens:
     """Makes and reads the tokens of one queue, and remembers the latest acknowledged ones."""
 
     def __init__(self, queue_id: bytes) -> None:
-        self._key = queue_id
+        self._keyed = blake2b(digest_size=_MAC_BYTES, key=queue_id)  # a copy costs less than a key
         self._acknowledged: OrderedDict[tuple[int, int], None] = OrderedDict()
         self._epoch = int.from_bytes(blake2b(queue_id, digest_size=4).digest(), "little")
 
     def make(self, sequence: int, attempt: int) -> str:
         """The token of the lease (sequence, attempt)."""
         named = _NAMED.pack(self._epoch, sequence, attempt)
-        return urlsafe_b64encode(named + self._mac(named)).decode()
+        encoded = binascii.b2a_base64(named + self._mac(named), newline=False)
+        return encoded.translate(_URL_SAFE).decode()
 
     def read(self, token: str) -> tuple[int, int] | None:
         """(sequence, attempt), or None when no queue made this token.  Raises OtherEpoch."""
         if len(token) != TOKEN_CHARACTERS:
             return None
         try:
-            data = urlsafe_b64decode(token)
-        except (binascii.Error, ValueError):
+            data = binascii.a2b_base64(token.encode().translate(_PLAIN), strict_mode=True)
+        except ValueError:  # binascii.Error is one
             return None
         if len(data) != _NAMED.size + _MAC_BYTES:
             return None
@@ -90,4 +92,6 @@ class Tokens:
         return lease in self._acknowledged
 
     def _mac(self, named: bytes) -> bytes:
-        return blake2b(named, digest_size=_MAC_BYTES, key=self._key).digest()
+        mac = self._keyed.copy()
+        mac.update(named)
+        return mac.digest()
