@@ -64,7 +64,7 @@ POINTS = {
 }
 ROUND_S = 0.8  # the longest wait for the end of a round: by then it has put thousands
 RING_MAX = 1_000_000_000
-STOP_S = 10.0  # what SIGTERM may take
+STOP_S = 30.0  # what SIGTERM may take on a busy machine
 ARGUMENTS = ("--segment-bytes", str(256 << 10), "-s", "1")  # small: so that rolls are frequent
 
 
