@@ -14,7 +14,8 @@ KIB = 1024
 MIB = 1024 * KIB
 
 DESCRIPTORS_PER_QUEUE = 6  # segment, cursor, acknowledgement log; each once more by its map
-DESCRIPTORS_RESERVED = 64  # listeners, the lock, a roll, a read-ahead, a view, a log
+DESCRIPTORS_RESERVED = 64  # listeners, the lock, rolls, read-aheads, views, a log: 11 at rest
+DESCRIPTORS_MIN = 64  # of which a third is reserved: enough, and slow
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +71,11 @@ class Config:
         Queues get at most a third of them, connections what is left.  Raises UsageError when
         that is next to nothing.
         """
-        spare = descriptors - DESCRIPTORS_RESERVED
-        if spare < DESCRIPTORS_RESERVED:
+        if descriptors < DESCRIPTORS_MIN:
             raise UsageError(
                 f"{descriptors} open files are too few; raise the limit (ulimit -n, LimitNOFILE)"
             )
+        spare = descriptors - min(DESCRIPTORS_RESERVED, descriptors // 3)
         queues = min(self.queues_open_max, spare // 3 // DESCRIPTORS_PER_QUEUE)
         connections = min(self.connections_max, spare - queues * DESCRIPTORS_PER_QUEUE)
         return replace(self, queues_open_max=queues, connections_max=connections)

@@ -200,15 +200,16 @@ needs_prlimit = pytest.mark.skipif(shutil.which("prlimit") is None, reason="need
 
 @needs_prlimit
 def test_too_few_descriptors_to_start_with(tmp_path: Path) -> None:
-    outcome = start("-x", str(tmp_path / "data"), "-p", "0", prefix=limited(64))
-    assert_refused(outcome, r"64 open files are too few; raise the limit \(ulimit -n")
+    outcome = start("-x", str(tmp_path / "data"), "-p", "0", prefix=limited(63))
+    assert_refused(outcome, r"63 open files are too few; raise the limit \(ulimit -n")
 
 
 @needs_prlimit
-def test_many_connections_and_queues_on_few_descriptors(tmp_path: Path) -> None:
-    with Daemon(tmp_path, prefix=limited(150)) as daemon:
+@pytest.mark.parametrize("files", [64, 150])
+def test_many_connections_and_queues_on_few_descriptors(tmp_path: Path, files: int) -> None:
+    with Daemon(tmp_path, prefix=limited(files)) as daemon:
         daemon.start()
-        assert daemon.says("the limit of 150 open files")
+        assert daemon.says(f"the limit of {files} open files")
         for n in range(40):
             assert daemon.ask(f"name=q{n}&opt=put", b"%d" % n) == b"HTTPSQS_PUT_OK"
         with contextlib.ExitStack() as stack:
