@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test crash torture powercut soak check bench format clean fsck-long
+.PHONY: run test crash torture powercut soak check bench format clean fsck-long fuzz siege
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -52,3 +52,7 @@ clean:
 
 fsck-long: .venv/ready  # 2,000 random damages
 	FSCK_ROUNDS=2000 $(BIN)/python -m pytest -q tests/test_fsck_random.py
+
+fuzz: INPUTS ?= 100000
+fuzz: .venv/ready
+	FUZZ_INPUTS=$(INPUTS) $(BIN)/python -m pytest -q tests/test_fuzz.py

@@ -22,6 +22,13 @@ REFUSED = {
         400,
         POST + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n" + END + GET + b"\r\n",
     ),
+    "length and chunks, and what they hide": (
+        400,
+        POST
+        + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n"
+        + END
+        + b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n",
+    ),
     "chunks and length": (
         400,
         POST + b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n" + END + GET + b"\r\n",
@@ -131,6 +138,8 @@ def test_refused(daemon: Daemon, shape: str) -> None:
     assert b"\r\nConnection: close" in head
     assert body, "stock PHP clients die of an empty body"
     assert b"\r\nContent-Length: %d" % len(body) in head
+    if status == 403:  # HTTPSQS had no such answer
+        assert b"\r\nX-Content-Type-Options: nosniff\r\n" in head
 
 
 @pytest.mark.parametrize("shape", ANSWERED)

@@ -260,6 +260,7 @@ async def test_connections_beyond_the_limit_get_503() -> None:
         assert await exchange(first) == await exchange(second) == b"/"
         answer = await read_to_end(await server.connect())
         assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        assert b"\r\nX-Content-Type-Options: nosniff\r\n" in answer
         assert b"too many connections" in answer
         await first.aclose()
         await until_answered(server)

@@ -99,7 +99,10 @@ def problem_response(found: problem.Problem) -> Response:
 
 
 def refusal(refused: Refused, date: bytes) -> bytes:
-    """The bytes of an error answer.  Its body is never empty: stock PHP clients die of that."""
+    """The bytes of an error answer.  Its body is never empty: stock PHP clients die of that.
+
+    HTTPSQS's own refusals, which explain nothing, keep the header lines that they had.
+    """
     if split_v1(refused.target):
         told = problem_response(problem.refused(refused.status, refused.reason))
         return encode(told, CLOSED, date, head_only=False)
@@ -111,7 +114,8 @@ def refusal(refused: Refused, date: bytes) -> bytes:
         phrase,
         detail,
     )
+    ours = b"X-Content-Type-Options: nosniff\r\n" if refused.explained else b""
     return (
-        b"HTTP/1.1 %d %b\r\nContent-Type: text/html\r\nConnection: close\r\n%b"
-        b"Content-Length: %d\r\n\r\n%b" % (refused.status, phrase, date, len(body), body)
+        b"HTTP/1.1 %d %b\r\nContent-Type: text/html\r\nConnection: close\r\n%b%b"
+        b"Content-Length: %d\r\n\r\n%b" % (refused.status, phrase, ours, date, len(body), body)
     )
