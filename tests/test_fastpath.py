@@ -14,6 +14,7 @@ from logqueue.web.fastpath import (
     HEADER_BLOCK_BYTES_MAX,
     HEADERS,
     recognise,
+    recognise_v1,
 )
 from logqueue.web.message import KEPT, KEPT_1_0, Refused, Request
 from logqueue.web.wire import Reader
@@ -57,6 +58,63 @@ HOT = {
     b"Connection: close\r\nUser-Agent: Python-urllib/2.7\r\n\r\n",
     "no header": b"GET /?name=q&opt=get HTTP/1.1\r\n\r\n",
 }
+
+
+HOT_V1 = {
+    "curl": b"POST /v1/queues/q/messages?x HTTP/1.1\r\nHost: h\r\nUser-Agent: curl/7.88.1\r\n"
+    b"Accept: */*\r\nAuthorization: Bearer secret\r\nContent-Length: 2\r\n"
+    b"Content-Type: application/x-www-form-urlencoded\r\n\r\nab",
+    "python": b"DELETE /v1/queues/q/leases/x HTTP/1.1\r\nHost: h\r\nAccept-Encoding: identity\r\n"
+    b"Accept: application/x-ndjson\r\nConnection: close\r\n\r\n",
+    "patch": b"PATCH /v1/queues/q HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}",
+}
+
+
+@pytest.mark.parametrize("name", HOT_V1)
+def test_hot_heads_of_the_v1_api_are_recognised(name: str) -> None:
+    data = HOT_V1[name]
+    assert recognise_v1(bytearray(data)) is not None
+    assert read(data, FAST) == read(data, SLOW)
+    for cut in range(len(data)):
+        reader = Reader(FAST)
+        reader.receive(data[:cut])
+        found = reader.next_request()
+        reader.receive(data[cut:])
+        assert [found or reader.next_request()] == read(data, SLOW)[:1]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /v1 HTTP/1.1\r\n\r\n",
+        b"GET /v1/queues/q?name=q&opt=get HTTP/1.1\r\n\r\n",
+        b"GET http://h/v1/queues HTTP/1.1\r\n\r\n",
+        b"GET /v1/queues HTTP/1.0\r\n\r\n",
+        b"BREW /v1/queues HTTP/1.1\r\n\r\n",
+        b"GET /v1/\xff HTTP/1.1\r\n\r\n",
+        b"GET /v1/queues HTTP/1.1\r\nSec-Fetch-Site: cross-site\r\n\r\n",
+        b"GET /v1/queues HTTP/1.1\r\nAccept: a\r\nAccept: b\r\n\r\n",
+        b"PUT /v1/queues/q HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n",
+        b"PUT /v1/queues/q HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
+    ],
+)
+def test_the_rest_of_the_v1_api_is_left_to_h11(head: bytes) -> None:
+    assert recognise(bytearray(head)) is None
+    assert recognise_v1(bytearray(head)) is None
+
+
+def test_what_was_searched_in_vain_is_forgotten() -> None:
+    """The next request is shorter than what had come of the one before."""
+    first = b"GET /?name=q&opt=get HTTP/1.1"
+    reader = Reader(FAST)
+    reader.receive(first)
+    assert reader.next_request() is None
+    reader.receive(b"\r\n\r\n")
+    assert reader.next_request() is not None
+    reader.receive(b"GET / HTTP/1.1\r\nCookie: c\r\n\r\n")
+    found = reader.next_request()
+    assert found is not None
+    assert found.target == b"/"
 
 
 @pytest.mark.parametrize("name", HOT)
@@ -107,6 +165,8 @@ lines = st.sampled_from(
         b"Host: ",
         b"host:\th ",
         b"Accept: */*",
+        b"Accept: a;q=0.1,b",
+        b"Authorization: Basic YTpi",
         b"User-Agent: a  b",
         b"Content-Type: application/octet-stream",
         b"Content-Length: 3",
@@ -130,8 +190,9 @@ heads = st.builds(
         b"%b %b HTTP/%b\r\n%b\r\n"
         % (method, target, version, b"".join(field + b"\r\n" for field in fields))
     ),
-    st.sampled_from([b"GET", b"POST", b"HEAD", b"get"]),
-    st.sampled_from([b"/?a=b", b"/?", b"/", b"?a", b"/?a#b", b"/?a b", b"/?\xff"]),
+    st.sampled_from([b"GET", b"POST", b"HEAD", b"PATCH", b"OPTIONS", b"get"]),
+    st.sampled_from([b"/v1/queues", b"/v1/q?a#b", b"/v1/q?name=q", b"/v1/%", b"/v1"])
+    | st.sampled_from([b"/?a=b", b"/?", b"/", b"?a", b"/?a#b", b"/?a b", b"/?\xff"]),
     st.sampled_from([b"1.1", b"1.0", b"1.2", b"2.0"]),
     st.lists(lines, max_size=5),
 )
@@ -147,7 +208,10 @@ edits = st.lists(
 )
 
 
-@given(st.lists(st.one_of(heads, st.sampled_from(list(HOT.values()))), max_size=3), edits)
+@given(
+    st.lists(st.one_of(heads, st.sampled_from([*HOT.values(), *HOT_V1.values()])), max_size=3),
+    edits,
+)
 def test_reads_as_h11_does(parts: list[bytes], changes: list[tuple[int, int, bytes]]) -> None:
     data = b"abc".join(parts)
     for at, removed, inserted in changes:

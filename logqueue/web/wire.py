@@ -108,10 +108,12 @@ class Reader:
         buffer = self._buffer
         found = fastpath.recognise(buffer)
         if found is None:
+            self._read_usual_v1()
             return None
-        method, target, (layout_, content_type, length), start = found
+        method, target, (layout_, content_type, length, _, _), start = found
         if length > self._config.body_bytes_max:
             return None
+        self._searched = 0
         end = start + length
         if end <= len(buffer):
             body = bytes(buffer[start:end]) if length else b""
@@ -120,6 +122,19 @@ class Reader:
         del buffer[:start]
         self._head = _Head(method, target, content_type, layout_, length, expects_continue=False)
         return None
+
+    def _read_usual_v1(self) -> None:
+        """The next head when it is a usual one of the v1 API."""
+        found = fastpath.recognise_v1(self._buffer)
+        if found is None or found[2].length > self._config.body_bytes_max:
+            return
+        method, target, fields, size = found
+        layout_, content_type, length, authorization, accept = fields
+        del self._buffer[:size]
+        self._searched = 0
+        self._head = _Head(
+            method, target, content_type, layout_, length, False, authorization, accept
+        )
 
     def _read_head(self) -> _Head | None:
         buffer = self._buffer
