@@ -50,8 +50,9 @@ format: .venv/ready
 clean:
 	rm -rf .venv build *.egg-info
 
-fsck-long: .venv/ready  # 2,000 random damages
-	FSCK_ROUNDS=2000 $(BIN)/python -m pytest -q tests/test_fsck_random.py
+fsck-long: .venv/ready  # 2,000 random damages; repairs ended at every step
+	FSCK_ROUNDS=2000 FSCK_SEED=$(or $(SEED),0) FSCK_STEPS=all $(BIN)/python -m pytest -q \
+		tests/test_fsck_random.py tests/test_fsck_interrupted.py
 
 fuzz: INPUTS ?= 100000
 fuzz: .venv/ready

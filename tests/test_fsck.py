@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ import pytest
 
 from logqueue.storage.format import FRAMES_OFFSET, decode_segment_header, footer_offset
 from logqueue.storage.frame import Scan, salt_seed
+from tests.daemon import Daemon
 from tests.fscktree import (
-    Records,
     directory,
     drain,
     flip,
@@ -227,6 +228,46 @@ def wipe_segment_and_header(root: Path) -> set[int]:
     return lost
 
 
+def wipe_cursor(root: Path) -> set[int]:
+    (directory(root, NAME) / "cursor").write_bytes(bytes(8192))
+    return set()
+
+
+def lose_cursor(root: Path) -> set[int]:
+    (directory(root, NAME) / "cursor").unlink()
+    return set()
+
+
+def damage_options(root: Path) -> set[int]:
+    """The last bytes of a meta file are the queue's options."""
+    path = directory(root, NAME) / "meta"
+    path.write_bytes(path.read_bytes() + b"{}")
+    return set()
+
+
+def lose_segment_and_meta(root: Path) -> set[int]:
+    return lose_segment(root) | lose_meta(root)
+
+
+def damage_everything(root: Path) -> set[int]:
+    lost = damage_tail(root) | lose_segment(root) | damage_payload(root)
+    flip(directory(root, NAME) / "meta", 20)
+    flip(segments(root, NAME)[0], 30)
+    return lost
+
+
+def lose_first_segment(root: Path) -> set[int]:
+    path = segments(root, NAME)[0]
+    lost = {sequence for sequence, _, _ in frames(path)}
+    path.unlink()
+    return lost
+
+
+def damage_all_headers_and_meta(root: Path) -> set[int]:
+    damage_header_of_all(root)
+    return lose_meta(root)
+
+
 TABLE: list[tuple[str, Callable[[Path], set[int]], set[str]]] = [
     ("payload", damage_payload, {"mid-damage"}),
     ("length", damage_length, {"mid-damage"}),
@@ -254,7 +295,19 @@ TABLE: list[tuple[str, Callable[[Path], set[int]], set[str]]] = [
     ("meta gone", lose_meta, {"meta-bad"}),
     ("metas swapped", swap_metas, {"meta-bad"}),
     ("cursor copy", damage_cursor_copy, {"cursor-entry"}),
+    ("cursor", wipe_cursor, {"cursor-bad"}),
+    ("cursor gone", lose_cursor, {"cursor-bad"}),
+    ("options", damage_options, {"meta-bad"}),
+    ("first segment gone", lose_first_segment, {"gap"}),
+    ("segment and meta gone", lose_segment_and_meta, {"gap", "meta-bad"}),
+    ("all headers and meta gone", damage_all_headers_and_meta, {"header-bad", "cursor-bad"}),
+    (
+        "everything at once",
+        damage_everything,
+        {"mid-damage", "gap", "meta-bad", "header-bad"},
+    ),
 ]
+AGAIN = {"cursor-bad"}  # with these nobody knows what was consumed: all that is left comes again
 
 
 @pytest.mark.parametrize(("damage", "found"), [row[1:] for row in TABLE], ids=[r[0] for r in TABLE])
@@ -285,19 +338,27 @@ def test_a_damage_is_named_and_mended_and_nothing_valid_is_lost(
     assert (status, kinds(rows)) == (0, set())
 
     fresh = root.parent / "again"
-    shutil.copytree(root, fresh)
-    expected = {number: data for number, data in ALL.items() if number not in lost}
-    assert positions(drain(fresh, NAME)) == positions(expected)
-    assert len(drain(fresh, b"other")) == 30
+    shutil.copytree(root, fresh / "data")
+    first = 1 if found & AGAIN else CONSUMED + 1
+    numbers = (number for number in range(first, COUNT + 1) if number not in lost)
+    expected = [payload(NAME, number) for number in numbers]
+    assert served(fresh) == [expected, [payload(b"other", number) for number in range(1, 31)]]
 
     status, _ = fsck(capsys, "--undo", ident, root)
     assert status == 1
     assert snapshot(root) == damaged
 
 
-def positions(records: Records) -> dict[int, bytes]:
-    """Records under their sequence; the default ring starts with 1, so a position is one."""
-    return {number: data[:20] for number, data in records.items()}
+def served(place: Path) -> list[list[bytes]]:
+    """What a daemon hands out of both queues, in its order."""
+    with Daemon(place, ["--durability", "os"]) as daemon:
+        daemon.start()
+        taken = [
+            list(iter(partial(daemon.ask, f"name={name}&opt=get"), b"HTTPSQS_GET_END"))
+            for name in ("orders", "other")
+        ]
+        assert daemon.stop() == 0, daemon.log
+    return taken
 
 
 def snapshot(root: Path) -> dict[str, bytes]:

@@ -23,7 +23,6 @@ LARGER = {
     "logqueue.messages": 330,
     "logqueue.web.connection": 380,
     "logqueue.fsck.segments": 335,
-    "logqueue.fsck.transaction": 315,
 }
 FUNCTION_LINES_MAX = 60
 BANNED = re.compile(r"manager|helper|(?<!sh)util|mgr", re.IGNORECASE)  # shutil is not ours

@@ -12,6 +12,7 @@ Reading order:
     check.py        the data directory: every queue, and what stands beside them
     plan.py         PURE: a survey -> the parts of the queue as it should be
     build.py        a plan -> a new queue directory
+    quarantine.py   what repairs have set aside
     transaction.py  putting rebuilt queues in the place of the old ones, at once or not at all
     repair.py       check -> questions -> plans -> one transaction; and undo
     salvage.py      every valid record into a new data directory

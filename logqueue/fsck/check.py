@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from logqueue.errors import Corrupt, NewerFormat, UsageError
 from logqueue.fsck.finding import Finding, Kind
 from logqueue.fsck.identity import Identities, identify
+from logqueue.fsck.quarantine import unfinished, unsound
 from logqueue.fsck.queue import default_meta, survey
 from logqueue.fsck.segments import Progress, SegmentFile, examine_sealed
 from logqueue.fsck.survey import Survey
-from logqueue.fsck.transaction import unfinished, unsound
 from logqueue.storage.disk import Disk
 from logqueue.storage.layout import (
     CURSOR,

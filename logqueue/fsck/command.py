@@ -19,7 +19,6 @@ from logqueue.fsck.repair import Ask, Outcome, repair, undo
 from logqueue.fsck.report import Printer
 from logqueue.fsck.salvage import salvage
 from logqueue.fsck.show import dump, shown_name, stat
-from logqueue.fsck.transaction import settle
 from logqueue.storage.disk import Disk, MmapDisk
 from logqueue.storage.layout import LOCK, QUARANTINE
 
@@ -186,12 +185,7 @@ def _report(findings: Iterable[Finding], printer: Printer, queues: int) -> int:
 
 def _repair(disk: Disk, root: str, how: How, options: argparse.Namespace, printer: Printer) -> int:
     ask = _ask(options, printer)
-    try:
-        outcome = repair(disk, root, how, ask, printer.checked, dry_run=options.dry_run)
-    except BaseException:
-        if not options.dry_run:
-            settle(disk, root)
-        raise
+    outcome = repair(disk, root, how, ask, printer.checked, dry_run=options.dry_run)
     _tell(outcome, printer, options.dry_run)
     status = EXIT_DAMAGE_LEFT if outcome.left or (outcome.repaired and options.dry_run) else 0
     if outcome.repaired and not options.dry_run:

@@ -6,9 +6,10 @@ checked like any queue before it takes the place of the old one.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -18,16 +19,10 @@ from logqueue.fsck.check import Checkup, How, check
 from logqueue.fsck.finding import Finding, Kind, Severity
 from logqueue.fsck.identity import Identities
 from logqueue.fsck.plan import Plan, plan
+from logqueue.fsck.quarantine import read_manifest, set_file_aside, unsound
 from logqueue.fsck.queue import survey
 from logqueue.fsck.segments import Progress
-from logqueue.fsck.transaction import (
-    Rebuilt,
-    read_manifest,
-    replace_queues,
-    set_file_aside,
-    settle,
-    unsound,
-)
+from logqueue.fsck.transaction import Rebuilt, replace_queues, settle
 from logqueue.storage.disk import Disk, replace_file
 from logqueue.storage.layout import FORMAT, QUARANTINE, QUEUES, TEMPORARY_SUFFIX, encode_format
 
@@ -63,18 +58,30 @@ def repair(
 
     Raises DiskFull, StorageFailed, UsageError, NotClean; then nothing has changed.
     """
-    if not dry_run:
-        settle(disk, root)
-    checkup = check(disk, root, how, progress)
     outcome = Outcome()
-    changes = _choose(disk, checkup, ask, outcome, progress)
-    if dry_run:
-        return outcome
-    if changes:
-        outcome.ident = replace_queues(disk, root, changes)
-    if any(each.kind is Kind.FORMAT_BAD for each in outcome.repaired):
-        _mend_format(disk, root)
+    with contextlib.nullcontext() if dry_run else _tidily(disk, root):
+        checkup = check(disk, root, how, progress)
+        changes = _choose(disk, checkup, ask, outcome, progress)
+        if dry_run:
+            return outcome
+        if changes:
+            outcome.ident = replace_queues(disk, root, changes)
+        # Last: without it no daemon starts, so none ever sees the queues in between.
+        if any(each.kind is Kind.FORMAT_BAD for each in outcome.repaired):
+            _mend_format(disk, root)
     return outcome
+
+
+@contextlib.contextmanager
+def _tidily(disk: Disk, root: str) -> Iterator[None]:
+    """Finish or undo what an earlier run has left, and what this one leaves when it fails."""
+    settle(disk, root)
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError, LogqueueError):  # the first error is the one to tell
+            settle(disk, root)
+        raise
 
 
 def _choose(
@@ -138,7 +145,11 @@ def undo(disk: Disk, root: str, ident: str) -> str:
     Messages that were put since, and how far they were consumed, go into quarantine too.  Raises
     UsageError when the quarantine is not what its manifest lists; then nothing has changed.
     """
-    settle(disk, root)
+    with _tidily(disk, root):
+        return replace_queues(disk, root, _changes_back(disk, root, ident))
+
+
+def _changes_back(disk: Disk, root: str, ident: str) -> dict[str, Rebuilt]:
     manifest = read_manifest(root, ident)
     for path, text in unsound(root, hashes=True):
         if os.path.relpath(path, os.path.join(root, QUARANTINE)).split(os.sep)[0] == ident:
@@ -160,7 +171,7 @@ def undo(disk: Disk, root: str, ident: str) -> str:
         changes[old] = Rebuilt(old, make, {}, reason)
     if not changes:
         raise UsageError(f"{place}: no queue was changed by this repair, there is nothing to undo")
-    return replace_queues(disk, root, changes)
+    return changes
 
 
 def _set_aside(manifest: dict[str, object]) -> set[str]:

@@ -17,20 +17,25 @@ what was set aside: `quarantine/ID/<queue>/`.
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import json
 import os
-import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from logqueue.errors import UsageError
+from logqueue.fsck.quarantine import (
+    INTENT_SUFFIX,
+    MANIFEST,
+    describe,
+    new_id,
+    paths,
+    plain_files,
+    unfinished,
+    write_manifest,
+)
 from logqueue.storage.disk import Disk
 from logqueue.storage.layout import QUARANTINE, QUEUES, TEMPORARY_SUFFIX
 
-MANIFEST = "manifest.json"
-INTENT_SUFFIX = ".json"
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
@@ -57,8 +62,8 @@ def replace_queues(disk: Disk, root: str, changes: dict[str, Rebuilt]) -> str:
     _refuse_links(queues)
     disk.make_directory(quarantine)
     disk.sync_directory(root)
-    ident = _new_id(quarantine)
-    tree, intent = _paths(root, ident)
+    ident = new_id(quarantine)
+    tree, intent = paths(root, ident)
     disk.make_directory(tree)
     for name in disk.list(queues) if disk.exists(queues) else []:
         if name not in changes and not name.endswith(TEMPORARY_SUFFIX):
@@ -70,30 +75,13 @@ def replace_queues(disk: Disk, root: str, changes: dict[str, Rebuilt]) -> str:
     }
     _give_to_owner(root, tree)
     disk.sync_directory(tree)
-    _write(disk, intent, _manifest(root, ident, changes, kept))
+    write_manifest(disk, intent, _manifest(root, ident, changes, kept))
     disk.sync_directory(quarantine)
     _exchange(queues, tree)
     disk.sync_directory(root)
     disk.sync_directory(quarantine)
     _finish(disk, root, ident)
     return ident
-
-
-def set_file_aside(disk: Disk, root: str, name: str, reason: str) -> None:
-    """Give a file beside the queues a second name in quarantine, with a manifest."""
-    quarantine = os.path.join(root, QUARANTINE)
-    disk.make_directory(quarantine)
-    ident = _new_id(quarantine)
-    tree, _ = _paths(root, ident)
-    disk.make_directory(tree)
-    os.link(os.path.join(root, name), os.path.join(tree, name))
-    path = os.path.join(tree, name)
-    entry = _entry(path, name, reason)
-    manifest = {"id": ident, "inode": 0, "became": {}, "kept": {}, "set_aside": [entry]}
-    _write(disk, os.path.join(tree, MANIFEST), manifest)
-    disk.sync_directory(tree)
-    disk.rename(tree, os.path.join(quarantine, ident))
-    disk.sync_directory(quarantine)
 
 
 def settle(disk: Disk, root: str) -> None:
@@ -104,72 +92,14 @@ def settle(disk: Disk, root: str) -> None:
     quarantine, queues = os.path.join(root, QUARANTINE), os.path.join(root, QUEUES)
     for path in unfinished(root):
         ident = os.path.basename(path).removesuffix(TEMPORARY_SUFFIX).removesuffix(INTENT_SUFFIX)
-        tree, intent = _paths(root, ident)
+        tree, intent = paths(root, ident)
         if os.path.exists(os.path.join(tree, MANIFEST)) or _is_built(intent, queues):
             _finish(disk, root, ident)
         elif not os.path.exists(intent) or not os.path.exists(tree) or _is_built(intent, tree):
             disk.unlink(intent)
             disk.unlink(intent + TEMPORARY_SUFFIX)
-            shutil.rmtree(tree, ignore_errors=True)
+            _remove(tree)
         disk.sync_directory(quarantine)
-
-
-def unfinished(root: str) -> list[str]:
-    """What an interrupted repair has left in quarantine."""
-    quarantine = os.path.join(root, QUARANTINE)
-    names = sorted(os.listdir(quarantine)) if os.path.isdir(quarantine) else []
-    suffixes = (TEMPORARY_SUFFIX, INTENT_SUFFIX)
-    return [os.path.join(quarantine, name) for name in names if name.endswith(suffixes)]
-
-
-def read_manifest(root: str, ident: str) -> dict[str, object]:
-    """The manifest of a finished repair.  Raises UsageError when there is none of this id."""
-    path = os.path.join(root, QUARANTINE, ident, MANIFEST)
-    try:
-        with open(path, encoding="utf-8") as file:
-            manifest = json.load(file)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: no repair can be undone from it: {error}") from error
-    assert isinstance(manifest, dict)
-    return manifest
-
-
-def unsound(root: str, *, hashes: bool) -> Iterator[tuple[str, str]]:
-    """(path, what is wrong) for everything in quarantine that is not what its manifest lists."""
-    quarantine = os.path.join(root, QUARANTINE)
-    for ident in sorted(os.listdir(quarantine)) if os.path.isdir(quarantine) else []:
-        if ident.endswith((TEMPORARY_SUFFIX, INTENT_SUFFIX)):
-            continue
-        try:
-            entries = read_manifest(root, ident)["set_aside"]
-        except (UsageError, KeyError, AssertionError) as error:
-            yield os.path.join(quarantine, ident), str(error)
-            continue
-        assert isinstance(entries, list)
-        for entry in entries:
-            path = os.path.join(quarantine, ident, entry["path"])
-            if not os.path.isfile(path):
-                yield path, "the file is missing"
-            elif os.path.getsize(path) != entry["length"]:
-                yield path, f"{os.path.getsize(path)} bytes, the manifest says {entry['length']}"
-            elif hashes and _sha256(path) != entry["sha256"]:
-                yield path, "the SHA-256 is not the manifest's"
-
-
-def _paths(root: str, ident: str) -> tuple[str, str]:
-    """The tree that is being built or set aside, and the manifest while it is."""
-    place = os.path.join(root, QUARANTINE, ident)
-    return place + TEMPORARY_SUFFIX, place + INTENT_SUFFIX
-
-
-def _new_id(quarantine: str) -> str:
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    taken = {name.partition(".")[0] for name in os.listdir(quarantine)}
-    number, ident = 1, stamp
-    while ident in taken:
-        number += 1
-        ident = f"{stamp}-{number}"
-    return ident
 
 
 def _refuse_links(queues: str) -> None:
@@ -197,13 +127,13 @@ def _manifest(
     queues = os.path.join(root, QUEUES)
     entries = []
     for name, change in changes.items():
-        for path in _files(os.path.join(queues, name)):
+        for path in plain_files(os.path.join(queues, name)):
             inside = os.path.relpath(path, os.path.join(queues, name))
             if inside in kept.get(name, []):
                 continue
             reason = change.reasons.get(inside, change.reason)
-            entries.append(_entry(path, os.path.normpath(os.path.join(name, inside)), reason))
-    tree, _ = _paths(root, ident)
+            entries.append(describe(path, os.path.normpath(os.path.join(name, inside)), reason))
+    tree, _ = paths(root, ident)
     became = {name: each.name for name, each in changes.items() if each.build is not None}
     return {
         "id": ident,
@@ -212,40 +142,6 @@ def _manifest(
         "kept": kept,
         "set_aside": entries,
     }
-
-
-def _entry(path: str, shown: str, reason: str) -> dict[str, object]:
-    """One file in a manifest; whole files are set aside, so the offset is 0."""
-    length, digest = os.path.getsize(path), _sha256(path)
-    return {"path": shown, "offset": 0, "length": length, "sha256": digest, "reason": reason}
-
-
-def _files(path: str) -> Iterator[str]:
-    """Every plain file at or below `path`."""
-    if os.path.isfile(path):
-        yield path
-    for directory, _, names in os.walk(path):
-        for name in sorted(names):
-            file = os.path.join(directory, name)
-            if os.path.isfile(file):
-                yield file
-
-
-def _sha256(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write(disk: Disk, path: str, manifest: dict[str, object]) -> None:
-    """A small file, whole or not at all; its directory is still to be synced."""
-    data = json.dumps(manifest, indent=1).encode()
-    extent = disk.create(path + TEMPORARY_SUFFIX, len(data))
-    try:
-        extent.write(0, data)
-        extent.sync()
-    finally:
-        extent.close()
-    disk.rename(path + TEMPORARY_SUFFIX, path)
 
 
 def _exchange(one: str, other: str) -> None:
@@ -287,7 +183,7 @@ def _give_to_owner(root: str, tree: str) -> None:
 
 def _finish(disk: Disk, root: str, ident: str) -> None:
     """The exchange has happened: leave in the old tree only what was set aside.  Idempotent."""
-    tree, intent = _paths(root, ident)
+    tree, intent = paths(root, ident)
     inside = os.path.join(tree, MANIFEST)
     if not os.path.exists(inside):
         with open(intent, encoding="utf-8") as file:
@@ -298,6 +194,17 @@ def _finish(disk: Disk, root: str, ident: str) -> None:
         disk.sync_directory(tree)
     disk.rename(tree, tree.removesuffix(TEMPORARY_SUFFIX))
     disk.sync_directory(os.path.join(root, QUARANTINE))
+
+
+def _remove(path: str) -> None:
+    """Remove what is at `path`, with all that is in it.  May be cut short anywhere and repeated,
+    which `shutil.rmtree` may not: interrupted, it closes a descriptor twice."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        for name in os.listdir(path):
+            _remove(os.path.join(path, name))
+        os.rmdir(path)
+    elif os.path.lexists(path):
+        os.unlink(path)
 
 
 def _prune(old: str, new: str) -> None:
