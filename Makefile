@@ -57,3 +57,6 @@ fsck-long: .venv/ready  # 2,000 random damages; repairs ended at every step
 fuzz: INPUTS ?= 100000
 fuzz: .venv/ready
 	FUZZ_INPUTS=$(INPUTS) $(BIN)/python -m pytest -q tests/test_fuzz.py
+
+siege: .venv/ready
+	$(BIN)/python -m tools.siege $(ARGS)

@@ -116,6 +116,7 @@ class Torture:
         self.crew = Crew(directory, names, producers, consumers, workers)
         self.daemon = Daemon(directory)
         self.ends: dict[str, int] = {}
+        self.stops_s: list[float] = []  # what each SIGTERM took
 
     def prepare(self) -> None:
         """Make the queues, with rings so large that no position ever comes round again."""
@@ -161,7 +162,9 @@ class Torture:
             self._expect(status, {-signal.SIGKILL} if round_.failpoint or not died else set())
         else:
             self.daemon.send(signal.SIGTERM)
+            began = time.monotonic()
             status = self.daemon.wait(STOP_S)
+            self.stops_s.append(time.monotonic() - began)
             how = "SIGTERM" if status == 0 else "failpoint in SIGTERM"
             self._expect(status, {0, -signal.SIGKILL} if round_.failpoint else {0})
         self.ends[how] = self.ends.get(how, 0) + 1
