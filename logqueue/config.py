@@ -32,6 +32,8 @@ class Config:
     detach: bool = False
     check_only: bool = False
     pid_file: str | None = None
+    log_format: Literal["text", "json"] = "text"
+    access_log: bool = False  # 0.1 ms a request, five times the cost of a put without a sync
 
     durability: Durability = "always"
     sync_interval_s: float = 5.0  # HTTPSQS's default for -s

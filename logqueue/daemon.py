@@ -10,7 +10,6 @@ import contextlib
 import faulthandler
 import ipaddress
 import logging
-import logging.handlers
 import os
 import resource
 import signal
@@ -22,6 +21,7 @@ from functools import partial
 
 import trio
 
+from logqueue import logs
 from logqueue.commit import Committer
 from logqueue.config import Config
 from logqueue.detach import detached
@@ -35,13 +35,14 @@ from logqueue.storage import failpoint
 from logqueue.storage.disk import MmapDisk
 from logqueue.storage.queue import Options
 from logqueue.storage.store import Store
+from logqueue.web.access import AccessLog
 from logqueue.web.httpsqs import Dialect
+from logqueue.web.message import Handler
 from logqueue.web.server import Listener, serve
 from logqueue.web.tls import Certificate
 from logqueue.web.v1.api import Api
 
 EXIT_USAGE = 1  # as HTTPSQS: anything that keeps the daemon from starting
-SYSLOG = "/dev/log"  # where a detached daemon's messages go
 EXIT_STORAGE = 74  # EX_IOERR of sysexits(3): the disk failed; do not restart without a look at it
 
 _log = logging.getLogger("logqueue.daemon")
@@ -50,7 +51,7 @@ _log = logging.getLogger("logqueue.daemon")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon; the exit status."""
     faulthandler.enable()  # a bad sector under a map is a SIGBUS: say where, then die
-    detach = False
+    config: Config | None = None
     try:
         read = partial(read_settings, list(sys.argv[1:] if argv is None else argv), os.getcwd())
         config = read()
@@ -58,8 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _certificate(config)
             print("logqueued: the settings are usable")
             return 0
-        detach = config.detach
-        if detach:
+        if config.detach:
             with detached() as ready:
                 return _run(config, ready, read)
         return _run(config, lambda: None, read)
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         cause = _innermost(error)
         if not isinstance(cause, LogqueueError | OSError | StorageFailed):
             raise
-        _complain(cause, detach)
+        _complain(cause, config)
         return EXIT_STORAGE if isinstance(cause, StorageFailed) else EXIT_USAGE
 
 
@@ -81,36 +81,34 @@ def _innermost(error: BaseException) -> BaseException:
     return next((each for each in causes if isinstance(each, StorageFailed)), causes[0])
 
 
-def _complain(cause: BaseException, detach: bool) -> None:
+def _complain(cause: BaseException, config: Config | None) -> None:
     """Say in one line why the daemon ends; nobody reads the stderr of a detached one."""
     text = str(cause)
     if isinstance(cause, Corrupt):
         text += "; examine it with logqueue-fsck, or choose another directory with -x"
     elif isinstance(cause, OSError) and cause.filename is not None:
         text = f"{cause.filename}: {cause.strerror}; look at its owner and mode"
-    print(f"logqueued: {text}", file=sys.stderr)
-    if detach:
+    text = logs.escaped(text)
+    if config is not None and config.log_format == "json":
+        with logs.to_stderr(config.log_format):
+            _log.critical("%s", text)
+    else:
+        print(f"logqueued: {text}", file=sys.stderr)
+    if config is not None and config.detach:
         syslog.openlog("logqueued", syslog.LOG_PID, syslog.LOG_DAEMON)
         syslog.syslog(syslog.LOG_CRIT, text)
 
 
 def _run(config: Config, ready: Callable[[], None], read: Callable[[], Config]) -> int:
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
-    )
-    if config.detach:
-        with contextlib.suppress(OSError):  # there may be no syslog
-            handler = logging.handlers.SysLogHandler(
-                SYSLOG, logging.handlers.SysLogHandler.LOG_DAEMON
-            )
-            handler.ident = f"logqueued[{os.getpid()}]: "
-            logging.getLogger().addHandler(handler)
-    config = _take_descriptors(config)
+    with logs.to_stderr(config.log_format):
+        if config.detach:
+            logs.to_syslog()
+        config = _take_descriptors(config)
 
-    def fitting() -> Config:
-        return read().within(resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+        def fitting() -> Config:
+            return read().within(resource.getrlimit(resource.RLIMIT_NOFILE)[1])
 
-    trio.run(run, config, ready, fitting, restrict_keyboard_interrupt_to_checkpoints=True)
+        trio.run(run, config, ready, fitting, restrict_keyboard_interrupt_to_checkpoints=True)
     return 0
 
 
@@ -163,11 +161,12 @@ async def _serve(
     certificate = _certificate(config)
     monitor = Monitor(queues, config, drain.is_set)
 
-    def handler(config: Config) -> Api:
+    def handler(config: Config) -> Handler:
         password = None if config.auth is None else os.fsencode(config.auth)
         dialect = monitor.dialect = Dialect(queues, password, monitor.pages)
         durable = "disk" if config.durability == "always" else "page-cache"
-        return Api(queues, dialect, password, durable)
+        api = Api(queues, dialect, password, durable)
+        return AccessLog(api) if config.access_log else api
 
     def apply(config: Config) -> None:
         if certificate is not None:
@@ -185,6 +184,7 @@ async def _serve(
             shared = await serving.start(run, listeners, handler(config), config)
             reload.apply = apply
             _announce(config, listeners)
+            logs.flush()
             ready()
             notify("READY=1")
             chores.start_soon(queues.run)
@@ -220,6 +220,7 @@ async def _obey(
             continue
         if drain.is_set():
             _log.warning("%s again: stopping at once", signal.Signals(number).name)
+            logs.flush()
             os._exit(128 + number)
         _log.info("%s: finishing the requests in flight", signal.Signals(number).name)
         notify("STOPPING=1")
@@ -259,11 +260,11 @@ def _announce(config: Config, listeners: Sequence[Listener]) -> None:
                 "anyone who reaches it owns the queues; set --auth-file",
                 listener.url,
             )
-        print(
-            f"logqueued: ready on {listener.url} "
-            f"(data in {config.data_directory}, durability {config.durability})",
-            file=sys.stderr,
-            flush=True,
+        _log.info(
+            "ready on %s (data in %s, durability %s)",
+            listener.url,
+            config.data_directory,
+            config.durability,
         )
 
 

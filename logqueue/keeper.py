@@ -20,7 +20,7 @@ from logqueue.errors import LogqueueError
 
 RETRY_MS = 1000  # until a move is tried again that failed, for a full disk or a full queue
 
-_log = logging.getLogger("logqueue.store")
+_log = logging.getLogger("logqueue.leases")
 
 
 class Keeper:

@@ -20,7 +20,14 @@ from logqueue.limits import LIMITS
 from logqueue.notify import notify
 
 # What needs no restart: the password, and whatever a connection looks up when it needs it.
-LIVE = {"auth", "tls_certificate", "tls_key", "timeout_idle_s", *(each.field for each in LIMITS)}
+LIVE = {
+    "access_log",
+    "auth",
+    "tls_certificate",
+    "tls_key",
+    "timeout_idle_s",
+    *(each.field for each in LIMITS),
+}
 
 _log = logging.getLogger("logqueue.daemon")
 

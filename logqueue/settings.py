@@ -15,7 +15,7 @@ from logqueue.errors import UsageError
 
 PREFIX = "LOGQUEUE_"
 NOT_SETTINGS = frozenset(("LOGQUEUE_FAILPOINT", "LOGQUEUE_URL"))  # of the tests, of clients
-SWITCHES = frozenset(("daemon",))
+SWITCHES = frozenset(("access-log", "daemon"))
 LISTS = frozenset(("listen",))  # several values with commas between them
 ONLY_TYPED = frozenset(("help", "version", "check-config"))
 

@@ -23,7 +23,7 @@ from logqueue.web import fastpath
 fastpath.recognise = lambda buffer: None
 raise SystemExit(main())
 """
-_READY = re.compile(r"logqueued: ready on https?://.*:([0-9]+)/")
+_READY = re.compile(r".*ready on https?://.*:([0-9]+)/")
 
 
 class Daemon:

@@ -120,9 +120,12 @@ def test_what_is_left_of_a_queue_that_was_being_made_is_cleared(tmp_path: Path) 
 
 def test_the_ready_line_names_the_port(tmp_path: Path) -> None:
     with running(tmp_path) as daemon:
-        assert daemon.log == (
-            f"logqueued: ready on http://127.0.0.1:{daemon.port}/ "
-            f"(data in {daemon.data}, durability always)\n"
+        time, level, message = daemon.log.split(" ", 2)
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", time)
+        assert (level, message) == (
+            "INFO",
+            f"ready on http://127.0.0.1:{daemon.port}/ "
+            f"(data in {daemon.data}, durability always)\n",
         )
         assert daemon.ask("name=q&opt=get") == b"HTTPSQS_GET_END"
 
@@ -217,7 +220,7 @@ def test_detached(tmp_path: Path) -> None:
     pid = int((tmp_path / "pid").read_text())
     try:
         found = re.fullmatch(
-            r"logqueued: ready on http://127\.0\.0\.1:(\d+)/ [^\n]*\n", launched.stderr
+            r"\S+ INFO ready on http://127\.0\.0\.1:(\d+)/ [^\n]*\n", launched.stderr
         )
         assert found, launched.stderr
         with socket.create_connection(("127.0.0.1", int(found[1])), START_S) as client:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Generator
 from functools import partial
 
 from logqueue.errors import StorageFailed
-from logqueue.web import answer
+from logqueue.web import access, answer
 from logqueue.web.message import CLOSED, KEPT, Promise, Refused, Request, Response
 from logqueue.web.poller import HUNG_UP, READABLE, WRITABLE
 from logqueue.web.shared import Shared
@@ -221,7 +221,6 @@ class Connection:
             try:
                 closes = yield from self._answer_all(len(data))
             except Refused as refused:
-                _log.debug("refused: %.200s", refused)
                 yield from self._refuse(refused)
                 return
             if was_idle and reader.is_idle and len(answers) == 1:
@@ -349,6 +348,8 @@ class Connection:
     def _refuse(self, refused: Refused) -> Script:
         """Say so, after the answers to what came before, and close."""
         self._shared.traffic.refused[refused.status] += 1
+        if self._shared.config.access_log:
+            access.refused(self._client(), refused)
         self._reader = Reader(self._shared.config)  # lets go of what it holds
         self._account()
         self._answers.append(answer.refusal(refused, self._shared.date_line))

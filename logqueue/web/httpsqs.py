@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 from collections import Counter
 from functools import lru_cache, partial
 from typing import NamedTuple
@@ -45,7 +44,6 @@ NUMBER_MAX = 1_000_000_000  # of pos and num
 MAXQUEUE_MIN = 10
 QUERY_BYTES_MAX = 256  # of queries that are remembered, and how many of them
 QUERIES_MAX = 1024
-LOG_PAUSE_S = 1.0  # between two lines about what the storage refused
 
 _log = logging.getLogger("logqueue.web")
 
@@ -74,7 +72,6 @@ class Dialect:
         self._queues = queues
         self._password = password
         self._pages = pages
-        self._log_again_at = 0.0
         self._read_again = lru_cache(maxsize=QUERIES_MAX)(self._read)
 
     def handle_nowait(self, request: Request) -> Response | None:
@@ -168,12 +165,9 @@ class Dialect:
         return _get_answer(found, None, call.content_type)
 
     def _failure(self, operation: bytes, name: bytes, error: LogqueueError) -> bytes:
-        """The answer when the storage refused; a full disk refuses thousands of puts a second."""
+        """The answer when the storage refused."""
         self.failures[operation] += 1
-        now = time.monotonic()
-        if now >= self._log_again_at:
-            self._log_again_at = now + LOG_PAUSE_S
-            _log.error("%s of queue %r: %s", operation.decode(), name, error)
+        _log.error("%s of queue %r: %s", operation.decode(), name, error)
         return b"HTTPSQS_PUT_ERROR" if operation == b"put" else b"HTTPSQS_ERROR"
 
     async def _refuse(self, request: Request, call: Call) -> Response:

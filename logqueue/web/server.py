@@ -138,6 +138,7 @@ def _admit(client: socket.socket, certificate: Certificate | None, shared: Share
             raise
         return
     shared.traffic.refused[503] += 1
+    _log.warning("all %d connections are taken; refused one", shared.config.connections_max)
     if certificate is not None:  # there is no saying so before hands are shaken
         client.close()
         return

@@ -7,12 +7,12 @@ dialect's hot path is called as if there were no v1 API.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping
 
 import trio
 
 from logqueue.errors import LogqueueError
+from logqueue.web.access import redacted
 from logqueue.web.answer import problem_response
 from logqueue.web.credentials import password_in, same
 from logqueue.web.httpsqs import Dialect
@@ -26,7 +26,6 @@ from logqueue.web.v1.messages import Messages
 from logqueue.web.v1.openapi import document
 from logqueue.web.v1.queues import Queues
 
-LOG_PAUSE_S = 1.0  # between two lines about what the storage refused
 CHALLENGE = (
     b'WWW-Authenticate: Bearer realm="logqueue"\r\nWWW-Authenticate: Basic realm="logqueue"\r\n'
 )
@@ -48,7 +47,6 @@ class Api:
         self.prepare = dialect.prepare
         self._dialect = dialect
         self._password = password
-        self._log_again_at = 0.0
         self._openapi = document()
         self._routes = {
             (b"openapi.json",): {b"GET": self._describe},
@@ -115,8 +113,6 @@ class Api:
         problem = of(error)
         if problem.status >= 500:
             self._dialect.failures[b"v1"] += 1
-            now = time.monotonic()
-            if now >= self._log_again_at:
-                self._log_again_at = now + LOG_PAUSE_S
-                _log.error("%s %.200s: %s", request.method.decode(), request.target, error)
+            target = redacted(request.target)
+            _log.error("%s %s: %s", request.method.decode(), target, error)
         return problem
