@@ -138,9 +138,7 @@ def _add_http_options(parser: argparse.ArgumentParser) -> None:
         "it in the process list: prefer --auth-file",
     )
     group.add_argument(
-        "--auth-file",
-        metavar="FILE",
-        help="read the password from the first line of FILE",
+        "--auth-file", metavar="FILE", help="read the password from the first line of FILE"
     )
 
 
@@ -292,13 +290,9 @@ def _add_process_options(parser: argparse.ArgumentParser) -> None:
         "--access-log",
         action="store_true",
         default=None,
-        help="log each request, without passwords and messages; costs 0.1 ms of processor time "
-        "a request, five times that of the request itself",
+        help="log each request, without passwords and messages; costs 0.1 ms of processor time each",
     )
+    version = f"logqueue {__version__}"
     group.add_argument(
-        "-v",
-        "--version",
-        action="version",
-        version=f"logqueue {__version__}",
-        help="print the version and exit",
+        "-v", "--version", action="version", version=version, help="print the version and exit"
     )
