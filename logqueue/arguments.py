@@ -290,7 +290,7 @@ def _add_process_options(parser: argparse.ArgumentParser) -> None:
         "--access-log",
         action="store_true",
         default=None,
-        help="log each request, without passwords and messages; costs 0.1 ms of processor time each",
+        help="log each request without passwords and messages; costs 0.1 ms of processor time each",
     )
     version = f"logqueue {__version__}"
     group.add_argument(
