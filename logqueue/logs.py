@@ -170,15 +170,10 @@ class Stderr(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Format now, while what the event is about is as it was; write soon."""
-        if self._lines.qsize() >= LINES_MAX:
+        if self._lines.qsize() < LINES_MAX:
+            self._lines.put(self.format(record))
+        else:
             self._lost += 1
-            return
-        if self._lost:
-            count, self._lost = self._lost, 0
-            template = "%d events were not logged: whoever reads stderr is too slow"
-            lost = logging.LogRecord(__name__, logging.WARNING, "", 0, template, (count,), None)
-            self._lines.put(self.format(lost))
-        self._lines.put(self.format(record))
 
     def flush(self) -> None:
         """Wait until all is written, FLUSH_S at most."""
@@ -195,7 +190,8 @@ class Stderr(logging.Handler):
                 found.append(self._lines.get(timeout=TELL_S))
                 while len(found) < LINES_PER_WRITE:
                     found.append(self._lines.get_nowait())
-            text = "".join(f"{line}\n" for line in found if isinstance(line, str))
+            lines = [each for each in found if isinstance(each, str)] + self._confession()
+            text = "".join(f"{line}\n" for line in lines)
             with contextlib.suppress(
                 OSError, ValueError
             ):  # nobody reads any more: there is no one to tell
@@ -204,6 +200,17 @@ class Stderr(logging.Handler):
             for each in found:
                 if isinstance(each, threading.Event):
                     each.set()
+
+    def _confession(self) -> list[str]:
+        """A line about those that were lost, when there is room again."""
+        assert self.lock is not None
+        with self.lock:  # as `emit` is called
+            if not self._lost or self._lines.qsize() >= LINES_MAX:
+                return []
+            count, self._lost = self._lost, 0
+        template = "%d events were not logged: whoever reads stderr is too slow"
+        event = logging.LogRecord(__name__, logging.WARNING, "", 0, template, (count,), None)
+        return [self.format(event)]
 
 
 class Syslog(logging.Handler):
