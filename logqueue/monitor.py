@@ -233,6 +233,9 @@ class Monitor:
         yield GaugeMetricFamily("logqueue_queues", "Queues that exist", self._count)
         yield GaugeMetricFamily("logqueue_queues_open", "Queues held open", queues.open_count)
         yield GaugeMetricFamily("logqueue_queues_damaged", "Damaged queues", self._damaged)
+        yield GaugeMetricFamily(
+            "logqueue_long_polls", "Consumers that wait for a message", queues.waiting
+        )
         yield GaugeMetricFamily("logqueue_disk_free_bytes", "Of the file system", self._free)
         reserve = self._config.disk_reserve_bytes
         yield GaugeMetricFamily("logqueue_disk_reserve_bytes", "Puts stop there", reserve)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
@@ -20,7 +20,8 @@ from logqueue.web.v1.call import JSON_BYTES_MAX
 from tests.daemon import Daemon, running
 from tests.queues import directory, flip
 from tests.test_disk_full import needs_mounts, tmpfs
-from tests.v1 import FRAMES, NDJSON, Client, framed
+from tests.test_faults import STORAGE_FAILED, failing, needs_strace
+from tests.v1 import FRAMES, NDJSON, Answer, Client, framed
 
 _names = (f"q{number}" for number in count())
 DOCUMENT = (Path(__file__).parent.parent / "docs" / "api.md").read_text(encoding="utf-8")
@@ -502,6 +503,33 @@ def test_a_full_disk(tmp_path: Path) -> None:
             assert refused.headers["Retry-After"] == "1"
             assert str(tmp_path) not in str(refused.json["detail"])
             assert client.receive("q", "lease=0").body == body
+
+
+@needs_strace
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda client: client.put("q", b"1"),
+        lambda client: client.put("q", b"1", b"2"),
+        lambda client: client.receive("q", "lease=0"),
+        lambda client: client.receive("q", "lease=30s"),
+        lambda client: client.receive("q", "lease=0&wait=20s&max=2"),
+    ],
+    ids=["put", "batch", "get", "lease", "wait"],
+)
+def test_a_failed_disk_ends_the_daemon(
+    tmp_path: Path, operation: Callable[[Client], Answer]
+) -> None:
+    """And nobody is told that anything was done."""
+    with Daemon(tmp_path, prefix=failing("fdatasync", "EIO", 40)) as daemon:
+        daemon.start()
+        with Client(daemon.port) as client:
+            client.put("q", *[b"x"] * 1000)
+            with pytest.raises(ConnectionError):
+                while True:
+                    assert operation(client).status in (200, 201)
+        assert daemon.wait() == STORAGE_FAILED
+        assert "Traceback" not in daemon.log
 
 
 def test_every_code_is_documented() -> None:

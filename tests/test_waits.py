@@ -233,6 +233,9 @@ def test_waits_are_bounded(tmp_path: Path) -> None:
     with running(tmp_path, ["--max-waits", "2"]) as daemon, Client(daemon.port) as client:
         client.ask("PUT", "/queues/q")
         parked = [Parked(daemon, "q"), Parked(daemon, "q", legacy=True)]
+        assert b"\nlogqueue_long_polls 2.0\n" in daemon.talk(
+            b"GET /metrics HTTP/1.1\r\nConnection: close\r\n\r\n"
+        )
         refused = client.receive("q", "wait=1s")
         assert (refused.status, refused.code) == (503, "too-many-waits")
         assert refused.headers["Retry-After"] == "1"
