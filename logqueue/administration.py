@@ -93,6 +93,11 @@ class Administration(LocalQueues):
         await self._chores.compact(handle)
         return count
 
+    @property
+    def waiting(self) -> int:
+        """How many long polls are parked."""
+        return self._lines.count
+
     # ------------------------------------------------------------ inside
 
     async def _existing(self, name: bytes) -> Handle:

@@ -195,11 +195,6 @@ class LocalQueues:
         return len(self._open)
 
     @property
-    def waiting(self) -> int:
-        """How many long polls are parked."""
-        return self._lines.count
-
-    @property
     def sync_latencies(self) -> Latencies:
         """How long syncs took."""
         return self._committer.latencies

@@ -25,9 +25,10 @@ from prometheus_client.core import (
 )
 
 from logqueue import __version__
+from logqueue.administration import Administration
 from logqueue.config import Config
 from logqueue.latency import Latencies
-from logqueue.local import LocalQueues, Sight
+from logqueue.local import Sight
 from logqueue.notify import notify
 from logqueue.web.httpsqs import Dialect
 from logqueue.web.message import Response
@@ -74,7 +75,7 @@ class Monitor:
     """The pages of one daemon.  `run` watches the event loop for them."""
 
     def __init__(
-        self, queues: LocalQueues, config: Config, is_draining: Callable[[], bool]
+        self, queues: Administration, config: Config, is_draining: Callable[[], bool]
     ) -> None:
         self.traffic = Traffic()
         self.dialect: Dialect | None = None  # whose failures are counted
