@@ -69,10 +69,10 @@ class Daemon:
         """What it has written to stderr since its start; all of it once it has ended."""
         return "".join(self._log)
 
-    def says(self, text: str) -> bool:
-        """Wait until the log has `text`; False when that takes too long."""
+    def says(self, text: str, times: int = 1) -> bool:
+        """Wait until the log has `text` so many times; False when that takes too long."""
         with self._said:
-            return self._said.wait_for(lambda: text in self.log, START_S)
+            return self._said.wait_for(lambda: self.log.count(text) >= times, START_S)
 
     @property
     def pid(self) -> int:

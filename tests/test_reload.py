@@ -27,9 +27,10 @@ def files(tmp_path: Path) -> Files:
 
 
 def reload(daemon: Daemon, line: str) -> None:
-    """Send SIGHUP and wait for a line in the log."""
+    """Send SIGHUP and wait for a new line in the log."""
+    before = daemon.log.count(line)
     daemon.send(signal.SIGHUP)
-    assert daemon.says(line), daemon.log
+    assert daemon.says(line, before + 1), daemon.log
 
 
 def serial(daemon: Daemon, files: Files) -> int:
@@ -112,6 +113,20 @@ def test_the_file_of_settings(tmp_path: Path) -> None:
             assert daemon.ask("name=q&opt=get&auth=two") == b"HTTPSQS_GET_END"
         settings.write_text("timeout = 60\nauth = 'two'\nsegment-bytes = 65536\ndaemon = true\n")
         reload(daemon, "--timeout, --write-timeout; --daemon, --segment-bytes will change")
+
+
+def test_the_access_log_is_switched_on_and_off(tmp_path: Path) -> None:
+    settings = tmp_path / "logqueue.toml"
+    settings.write_text("")
+    with running(tmp_path, ["--config", str(settings)]) as daemon, daemon.connect() as kept:
+        for number, switch in enumerate(("false", "true", "false")):
+            settings.write_text(f"access-log = {switch}\nauth = 'password {number}'\n")
+            reload(daemon, "changed the password\n" if number == 0 else "changed --access-log")
+            kept.sendall(b"GET /?name=during-%b&opt=get HTTP/1.1\r\n\r\n" % switch.encode())
+            assert kept.recv(1000).endswith(b"HTTPSQS_AUTH_FAILED")
+        assert daemon.says("name=during-true")
+        assert daemon.stop() == 0
+        assert "name=during-false" not in daemon.log
 
 
 def test_tls_is_not_switched_on_by_a_reload(tmp_path: Path, files: Files) -> None:
