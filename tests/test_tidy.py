@@ -25,7 +25,8 @@ LARGER = {
     "logqueue.fsck.segments": 335,
 }
 FUNCTION_LINES_MAX = 60
-BANNED = re.compile(r"manager|helper|(?<!sh)util|mgr", re.IGNORECASE)  # shutil is not ours
+# shutil and contextmanager are not ours.
+BANNED = re.compile(r"(?<!context)manager|helper|(?<!sh)util|mgr", re.IGNORECASE)
 
 
 def modules(root: Path = PACKAGE) -> dict[str, ast.Module]:
@@ -83,6 +84,7 @@ BOUNDS = {
         {"os", "mmap", "fcntl", "crc32c"},
     ),
     "fsck": ({"logqueue.errors", "logqueue.storage"}, {"trio", "h11", "mmap", "socket"}),
+    "client": ({"logqueue.errors"}, {"h11", "mmap", "socket"}),
 }
 
 
@@ -108,6 +110,16 @@ def test_only_the_composition_root_knows_both_halves() -> None:
         if module not in both and not module.startswith("logqueue.web"):
             web = {each for each in ours(module) if each.startswith("logqueue.web")}
             assert web <= ports, module
+
+
+def test_the_daemon_does_without_the_client() -> None:
+    """And so without its HTTP library."""
+    needed, left = set(), {"logqueue.__main__", "logqueue.daemon"}
+    while left:
+        needed |= left
+        left = {each for module in left for each in ours(module)} - needed
+    assert not {each for each in needed if each.startswith("logqueue.client")}
+    assert all("httpcore" not in imports(module) for module in needed)
 
 
 def test_the_disk_seam_is_the_only_way_to_the_disk() -> None:
