@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 from multiprocessing.queues import Queue as Results
 from multiprocessing.synchronize import Event
+from struct import Struct
 
 from tools.pipeline import Pipeline, put_request, request
 
@@ -17,6 +19,8 @@ BATCH_MAX = 30
 DEPTH_MAX = 3000  # unread messages of one queue
 RING = 1_000_000  # HTTPSQS's default size of a queue
 END = b"HTTPSQS_GET_END"
+FRAMES = b"application/vnd.logqueue.frames"
+LENGTH = Struct(">I")
 
 
 class Broken(Exception):
@@ -37,8 +41,10 @@ class Worker:
         """Work until told to stop, then drain.  Raises Broken."""
         busy, all_of_them = [each for each in self._held if each < BUSY], list(self._held)
         works: list[tuple[Callable[[int], None], int]] = [
-            (self.put, 450),
-            (self.get, 450),
+            (self.put, 350),
+            (self.put_batch, 100),
+            (self.get, 350),
+            (self.lease, 100),
             (self.view, 60),
             (self.status, 38),
             (self.reset, 2),
@@ -62,6 +68,41 @@ class Worker:
                 raise Broken(f"put {number} of {queue}: {answer[:100]!r}")
         self._held[queue] = numbers[-1], got, base
         self.messages += len(numbers)
+
+    def put_batch(self, queue: int) -> None:
+        """Put a batch that is stored whole or not at all.  Raises Broken."""
+        put, got, base = self._held[queue]
+        numbers = range(put + 1, put + 1 + self._chance.randrange(1, BATCH_MAX))
+        body = b"".join(_framed(_message(queue, number)) for number in numbers)
+        [answer] = self._connection.ask([_v1(queue, "messages/batch", body, FRAMES)])
+        if b'"count":%d,' % len(numbers) not in answer:
+            raise Broken(f"batch {numbers} of {queue}: {answer[:100]!r}")
+        self._held[queue] = numbers[-1], got, base
+        self.messages += len(numbers)
+
+    def lease(self, queue: int) -> None:
+        """Lease a batch, acknowledge the first of it, give the others back.  Raises Broken."""
+        put, got, base = self._held[queue]
+        if put == got:
+            return  # an answer without a body
+        count = self._chance.randrange(2, BATCH_MAX)
+        target = f"messages/receive?max={count}&lease=600s"
+        leased = _unframed(self._connection.ask([_v1(queue, target, b"", FRAMES)])[0])
+        tokens, messages = leased[::2], leased[1::2]
+        expected = [_message(queue, number) for number in range(got + 1, put + 1)[: len(messages)]]
+        if messages != expected or not messages:
+            raise Broken(f"lease {got + 1} of {queue} (last put {put}): {messages!r:.100}")
+        done = self._chance.randrange(len(tokens) + 1)
+        answers = {
+            "ack": [token.decode() for token in tokens[:done]],
+            "release": [{"lease": token.decode()} for token in tokens[done:]],
+        }
+        body = json.dumps(answers).encode()
+        [answer] = self._connection.ask([_v1(queue, "leases", body, b"application/json")])
+        told = json.loads(answer)
+        if (told["acknowledged"], told["released"]) != (done, len(tokens) - done):
+            raise Broken(f"leases of {queue}: {answer[:100]!r}")
+        self._held[queue] = put, got + done, base
 
     def get(self, queue: int) -> None:
         """Get a batch; each must be the next one.  Raises Broken."""
@@ -116,6 +157,27 @@ def _name(queue: int) -> str:
 
 def _message(queue: int, number: int) -> bytes:
     return (b"%d %d " % (queue, number)).ljust(SIZES[number * 7 % 9], b"%d" % (number % 10))
+
+
+def _v1(queue: int, target: str, body: bytes, content_type: bytes) -> bytes:
+    head = b"POST /v1/queues/%b/%b HTTP/1.1\r\nHost: localhost\r\nAccept: %b\r\n"
+    kind = b"Content-Type: %b\r\n" % content_type if body else b""
+    head %= (_name(queue).encode(), target.encode(), content_type)
+    return head + kind + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
+def _framed(message: bytes) -> bytes:
+    return LENGTH.pack(len(message)) + message
+
+
+def _unframed(body: bytes) -> list[bytes]:
+    found = []
+    at = 0
+    while at < len(body):
+        [length] = LENGTH.unpack_from(body, at)
+        found.append(body[at + LENGTH.size : at + LENGTH.size + length])
+        at += LENGTH.size + length
+    return found
 
 
 def work(port: int, number: int, seed: int, stop: Event, results: Results[str | int]) -> None:
