@@ -20,7 +20,7 @@ from logqueue.storage.headers import message_of
 from logqueue.storage.queue import Options, Queue
 from logqueue.storage.reader import Cold
 from logqueue.storage.store import Store
-from logqueue.storage.token import Outcome
+from logqueue.storage.token import Acknowledged, Outcome
 from tests.crashdisk import CrashDisk, Died
 from tests.crashledger import check
 from tests.crashsweep import HOWS, MOODS, seeded
@@ -94,6 +94,7 @@ class LeaseWorld:
         else:
             self.disk.cut_power(self.random.choice((*MOODS, "mixed", "mixed")))
             self.answered = deepcopy(self.promised)
+        self.options = replace(self.options, acknowledged=Acknowledged())
         self.store = None
 
     def alive(self, sequence: int) -> bool:

@@ -14,7 +14,7 @@ import pytest
 from logqueue.config import Config
 from logqueue.options import DEFAULTS, LEASE_S_MAX, MAX_LENGTH_MAX
 from logqueue.storage.delivery import LEASED_MAX
-from logqueue.storage.token import REMEMBERED_MAX, TOKEN_CHARACTERS
+from logqueue.storage.token import REMEMBERED_MIN, TOKEN_CHARACTERS
 from logqueue.web.httpsqs import WAIT_S_MAX
 from logqueue.web.queues import BATCH_BYTES_MAX
 from logqueue.web.v1.batches import CONTENT_TYPE_BYTES_MAX, LINE_BYTES_MAX, MESSAGES_MAX
@@ -96,7 +96,7 @@ def test_other_numbers_in_the_text() -> None:
     assert (LISTED_MAX, LISTED) == (LOOK_MAX, LOOK)
     text = " ".join(PAGE.split())
     assert f"{LEASED_MAX:,} leased in this queue" in text
-    assert f"for the latest {REMEMBERED_MAX:,} of a queue" in text
+    assert f"for the latest {REMEMBERED_MIN:,} of all queues" in text
     assert f"an opaque string, {TOKEN_CHARACTERS} characters" in text
     assert f"10 to {MAX_LENGTH_MAX}" in text
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,7 +25,7 @@ from logqueue.storage.leases import State
 from logqueue.storage.opening import create_queue, open_queue
 from logqueue.storage.queue import Options
 from logqueue.storage.reader import Cold
-from logqueue.storage.token import Outcome
+from logqueue.storage.token import Acknowledged, Outcome
 
 T = TypeVar("T")
 
@@ -94,6 +95,8 @@ class World:
     def reopen(self, *, clean: bool) -> None:
         """Stop and start again; not `clean`: as after kill -9, where the maps' stores stay."""
         self.queue.close(clean=clean)
+        if not clean:
+            self.options = replace(self.options, acknowledged=Acknowledged())
         self.queue, report = open_queue(self.disk, self.directory, self.options)
         assert not report.notes
 
@@ -275,12 +278,15 @@ def test_leases_survive_a_crash_with_their_tokens(world: World) -> None:
 def test_acknowledging_twice_is_fine_while_remembered(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("logqueue.storage.token.REMEMBERED_MAX", 2)
-    world.put(b"1", b"2", b"3")
-    tokens = world.lease(3)
+    monkeypatch.setattr("logqueue.storage.token.REMEMBERED_MIN", 2)
+    world.put(*[b"%d" % number for number in range(6)])
+    tokens = world.lease(6)
     assert world.acknowledge(tokens[0], tokens[0]) == [Outcome.DONE] * 2
-    assert world.acknowledge(*tokens) == [Outcome.DONE] * 3
-    assert world.acknowledge(*tokens) == [Outcome.EXPIRED, Outcome.DONE, Outcome.DONE]
+    for token in tokens:
+        assert world.acknowledge(token) == [Outcome.DONE]
+    world.reopen(clean=True)  # as the pool closes and opens queues
+    remembered = [Outcome.EXPIRED] * 4 + [Outcome.DONE] * 2
+    assert world.acknowledge(*tokens) == remembered
     forged = tokens[1][:-1] + ("A" if tokens[1][-1] != "A" else "B")
     assert world.acknowledge(forged, "") == [Outcome.UNKNOWN] * 2
 

@@ -21,7 +21,7 @@ from logqueue.options import LEASE_S_MAX, QueueOptions
 from logqueue.storage.acks import AckLog, AckTail
 from logqueue.storage.disk import Disk
 from logqueue.storage.frame import Frame
-from logqueue.storage.host import Clocks, Host
+from logqueue.storage.host import Host, Shared
 from logqueue.storage.leases import Leases, State
 from logqueue.storage.log import Position
 from logqueue.storage.places import UNKNOWN, Places
@@ -61,16 +61,16 @@ class Delivery:
         directory: str,
         queue_id: bytes,
         settings: QueueOptions,
-        clocks: Clocks,
+        shared: Shared,
     ) -> None:
         self.leases = Leases(host.consumed)
-        self.tokens = Tokens(queue_id)
+        self.tokens = Tokens(queue_id, shared.acknowledged)
         self.acks: AckLog | None = None
         self.expired = 0  # records skipped for their age
         self._host = host
-        self._files = disk, directory, queue_id, clocks.clock
-        self._now = clocks.now
-        self._clock = clocks.clock
+        self._files = disk, directory, queue_id, shared.clock
+        self._now = shared.now
+        self._clock = shared.clock
         self._places = Places(host.log)
         self._places.note(host.consumed + 1, host.next_position)
         self.set_options(settings)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from logqueue.errors import Corrupt
 from logqueue.storage.log import Log, Position
+from logqueue.storage.token import Acknowledged
 
 
 class Host(Protocol):
@@ -31,8 +32,12 @@ class Host(Protocol):
         """There is an acknowledgement log now."""
 
 
-class Clocks(Protocol):
-    """Milliseconds since the epoch."""
+class Shared(Protocol):
+    """What all queues of a store share.  Clocks give milliseconds since the epoch."""
+
+    @property
+    def acknowledged(self) -> Acknowledged:
+        """The latest acknowledged leases."""
 
     @property
     def now(self) -> Callable[[], int]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from logqueue.errors import Corrupt, DiskFull, LimitExceeded
 from logqueue.options import QueueOptions
@@ -46,6 +46,7 @@ from logqueue.storage.ring import (
     resized,
 )
 from logqueue.storage.sync import Sync
+from logqueue.storage.token import Acknowledged
 
 CHECKPOINT_BYTES = 4 << 20  # appended bytes after which the durable mark is noted again
 
@@ -58,6 +59,7 @@ class Options:
     segment_bytes_max: int = 64 << 20
     clock: Callable[[], int] = clock_ms
     now: Callable[[], int] = steady_ms  # what leases end by
+    acknowledged: Acknowledged = field(default_factory=Acknowledged)
 
 
 class Queue:

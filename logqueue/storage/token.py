@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import binascii
 import hmac
-from collections import OrderedDict
 from collections.abc import Iterable
 from enum import Enum
 from hashlib import blake2b
@@ -25,7 +24,8 @@ assert (_NAMED.size + _MAC_BYTES) * 4 == TOKEN_CHARACTERS * 3
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _PLAIN = bytes.maketrans(b"-_", b"+/")
 
-REMEMBERED_MAX = 10_000  # acknowledgements of a queue that may be repeated without an error
+_LEASE = Struct("<16sQI")  # queue id, sequence, attempt
+REMEMBERED_MIN = 25_000  # acknowledgements that may be repeated without an error, of all queues
 _NO_LEASE = (0, 0)
 
 
@@ -41,12 +41,34 @@ class OtherEpoch(Exception):
     """The token is of a queue that had this name before."""
 
 
-class Tokens:
-    """Makes and reads the tokens of one queue, and remembers the latest acknowledged ones."""
+class Acknowledged:
+    """The latest acknowledged leases of a store: at least REMEMBERED_MIN, at most twice as many.
 
-    def __init__(self, queue_id: bytes) -> None:
+    One memory for all queues, because it must not grow with their number: a lease costs some 100
+    bytes.  The older generation is forgotten as a whole.
+    """
+
+    def __init__(self) -> None:
+        self._newer: set[bytes] = set()
+        self._older: set[bytes] = set()
+
+    def add(self, leases: Iterable[bytes]) -> None:
+        """These were acknowledged."""
+        self._newer.update(leases)
+        if len(self._newer) >= REMEMBERED_MIN:
+            self._older, self._newer = self._newer, set()
+
+    def __contains__(self, lease: bytes) -> bool:
+        return lease in self._newer or lease in self._older
+
+
+class Tokens:
+    """Makes and reads the tokens of one queue, and knows the latest acknowledged ones."""
+
+    def __init__(self, queue_id: bytes, acknowledged: Acknowledged | None = None) -> None:
+        self._queue_id = queue_id
         self._keyed = blake2b(digest_size=_MAC_BYTES, key=queue_id)  # a copy costs less than a key
-        self._acknowledged: OrderedDict[tuple[int, int], None] = OrderedDict()
+        self._acknowledged = Acknowledged() if acknowledged is None else acknowledged
         self._epoch = int.from_bytes(blake2b(queue_id, digest_size=4).digest(), "little")
 
     def make(self, sequence: int, attempt: int) -> str:
@@ -82,14 +104,12 @@ class Tokens:
         return lease, Outcome.DONE if leases.holds(*lease) else Outcome.EXPIRED
 
     def remember(self, leases: Iterable[tuple[int, int]]) -> None:
-        """These were acknowledged; the oldest beyond REMEMBERED_MAX are forgotten."""
-        self._acknowledged.update(dict.fromkeys(leases))
-        while len(self._acknowledged) > REMEMBERED_MAX:
-            self._acknowledged.popitem(last=False)
+        """These were acknowledged."""
+        self._acknowledged.add([_LEASE.pack(self._queue_id, *lease) for lease in leases])
 
     def remembers(self, lease: tuple[int, int]) -> bool:
         """Whether the lease was acknowledged, as far back as memory goes."""
-        return lease in self._acknowledged
+        return _LEASE.pack(self._queue_id, *lease) in self._acknowledged
 
     def _mac(self, named: bytes) -> bytes:
         mac = self._keyed.copy()
