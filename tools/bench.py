@@ -6,9 +6,10 @@ the contenders of a case one after the other; shown are medians, and medians of 
 
   python -m tools.bench             some rows, two minutes
   python -m tools.bench --targets   the rows that logqueue is held to, with verdicts
-  python -m tools.bench --full      every row, and every queue that is installed: twenty minutes
+  python -m tools.bench --full      all that, every row, and every queue that is installed
 
-Rows and contenders can be chosen; results go to build/bench as JSON, Markdown and SVG.
+No round is begun that would not end within --minutes, and the first one is cut short by them.  Rows
+and contenders can be chosen; results go to build/bench as JSON, Markdown and SVG.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,21 +34,25 @@ TICK_S = 5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run; the exit status is 1 when a target was missed."""
+    """Run; the exit status is 1 when a target was missed, or a server did not do the work."""
     given = _arguments(argv)
     wrk.check_installed()
     given.output.mkdir(parents=True, exist_ok=True)
     results = Results()
+    found: list[Target] = []
+    tables: list[str] = []
     with TemporaryDirectory(dir=given.output, prefix="data-") as directory:
-        _measure(_plan(given), given, Path(directory), results)
-        found = _held_to(given, Path(directory), results) if given.targets else []
-    tables = [report.rates(results), report.latencies(results), report.costs(results)]
-    if found:
-        tables.insert(0, report.verdicts(found))
+        failures = _measure(_plan(given), given, Path(directory), results)
+        if given.targets or given.full:
+            sizes = bench_storage.SIZES if given.full else bench_storage.SIZES[:1]
+            costs = {size: bench_storage.measure(Path(directory), size) for size in sizes}
+            found = _held_to(Path(directory), results, costs[bench_storage.SIZES[0]])
+            tables = [report.verdicts(found), bench_storage.table(costs)]
+    tables += [report.rates(results), report.latencies(results), report.costs(results), *failures]
     text = "\n\n".join(tables)
     print(text)
     _write(given.output, text, results, found)
-    return 1 if any(target.verdict == "MISSED" for target in found) else 0
+    return 1 if failures or any(target.verdict == "MISSED" for target in found) else 0
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -69,6 +75,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="an HTTPSQS that runs already; its queues put* and get* are emptied",
     )
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--minutes", type=float, default=12, help="for all rounds together (%(default)s)"
+    )
     parser.add_argument("--seconds", type=int, default=1, help="for each cell and round")
     parser.add_argument(
         "--output", type=Path, default=Path("build/bench"), help="results and data; on a real disk"
@@ -102,17 +111,31 @@ def _plan(given: argparse.Namespace) -> Plan:
     return cases.matrix(*chosen, [*names, *peers])
 
 
-def _measure(plan: Plan, given: argparse.Namespace, directory: Path, results: Results) -> None:
+def _measure(plan: Plan, given: argparse.Namespace, directory: Path, results: Results) -> list[str]:
+    """As many rounds as are asked for and fit the time; what was not measured, a line each."""
+    failures: list[str] = []
     names = list(dict.fromkeys(name for each in plan.values() for name in each))
-    cells = list(cases.in_rounds(plan, given.rounds))
+    began = time.monotonic()
+    end = began + given.minutes * 60
     with contenders.started(names, _peers(given), directory) as running:
-        for number, (case, name) in enumerate(cells, 1):
-            print(f"{number}/{len(cells)} {case.label}: {name}", file=sys.stderr)
-            results.add(case, name, running[name].measure(case, given.seconds))
+        for number, cells in enumerate(cases.in_rounds(plan, given.rounds)):
+            now = time.monotonic()
+            if number and now + (now - began) / number > end:
+                print(f"time for {number} rounds: see --minutes", file=sys.stderr)
+                break
+            for at, (case, name) in enumerate(cells, 1):
+                label = f"{case.label}: {name}"
+                print(f"round {number + 1}, {at}/{len(cells)} {label}", file=sys.stderr)
+                try:
+                    if number == 0 and time.monotonic() > end:
+                        raise wrk.LoadFailed("no time: see --minutes")
+                    results.add(case, name, running[name].measure(case, given.seconds))
+                except wrk.LoadFailed as failure:
+                    failures.append(f"FAILED {label}: {failure}")
+    return failures
 
 
-def _held_to(given: argparse.Namespace, directory: Path, results: Results) -> list[Target]:
-    costs = bench_storage.measure(directory, 100)
+def _held_to(directory: Path, results: Results, costs: bench_storage.Costs) -> list[Target]:
     return [
         *targets.ratios(results),
         *(

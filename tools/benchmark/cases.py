@@ -80,12 +80,14 @@ def merged(plans: Iterable[Plan]) -> Plan:
     return plan
 
 
-def in_rounds(plan: Plan, rounds: int) -> Iterator[tuple[Case, str]]:
-    """Every cell once a round, the contenders of a case one after the other.
+def in_rounds(plan: Plan, rounds: int) -> Iterator[list[tuple[Case, str]]]:
+    """The cells of each round: every one once, the contenders of a case one after the other.
 
     Every second round goes backwards, so that none always comes first.
     """
     for number in range(rounds):
-        for case, contenders in plan.items():
-            for name in contenders if number % 2 == 0 else reversed(contenders):
-                yield case, name
+        yield [
+            (case, name)
+            for case, contenders in plan.items()
+            for name in (contenders if number % 2 == 0 else reversed(contenders))
+        ]
