@@ -11,18 +11,19 @@ from tools.benchmark.wrk import Request, Result
 
 BACKLOG_MARGIN = 1.5  # more messages than the last run would have taken
 FIRST_RATE = 60_000  # get/s to be ready for when nothing has been measured yet
-FIRST_BYTES_S = 1 << 30
+FIRST_BYTES_S = 1 << 29
 
 
 class Backlog:
     """How many messages a get of each case needs, learned from the runs before."""
 
-    def __init__(self) -> None:
+    def __init__(self, first_rate: float = FIRST_RATE) -> None:
+        self._first_rate = first_rate
         self._rates: dict[Case, float] = {}
 
     def wanted(self, case: Case, seconds: int) -> int:
         """Enough for the next run."""
-        first = min(FIRST_RATE, FIRST_BYTES_S / case.size)
+        first = min(self._first_rate, FIRST_BYTES_S / case.size)
         rate = self._rates.get(case, first) * BACKLOG_MARGIN
         return int(rate * seconds) + case.connections
 

@@ -11,9 +11,10 @@ from tools.benchmark import beanstalk, processes
 from tools.benchmark.cases import Case, Sample
 from tools.benchmark.load import Backlog, drive, loaded
 from tools.benchmark.processes import Service
-from tools.benchmark.wrk import LoadFailed, Request
+from tools.benchmark.wrk import LoadFailed, Request, Result
 
 REDIS_TIMEOUT_S = 60.0
+BEANSTALKD_GETS = 20_000  # a second, before any have been measured: its client is written in Python
 
 
 class Webdis:
@@ -79,26 +80,32 @@ class Beanstalkd:
         self.name = name
         self._directory = directory
         self._options = options
-        self._backlog = Backlog()
+        self._backlog = Backlog(BEANSTALKD_GETS)
 
     def measure(self, case: Case, seconds: int) -> Sample:
-        payload = b"m" * case.size
         try:
-            with processes.beanstalkd(self._directory, self._options) as (port, pid):
-                if case.operation == "get":
-                    beanstalk.prefill(port, payload, self._backlog.wanted(case, seconds))
-                    before = beanstalk.ready_jobs(port)
-                    result = loaded((pid,), lambda: beanstalk.gets(port, case.connections, seconds))
-                    moved = before - beanstalk.ready_jobs(port)
-                    self._backlog.learn(case, result.sample)
-                else:
-                    result = loaded(
-                        (pid,), lambda: beanstalk.puts(port, payload, case.connections, seconds)
-                    )
-                    moved = beanstalk.ready_jobs(port)
+            result, moved = (self._get if case.operation == "get" else self._put)(case, seconds)
         finally:
             shutil.rmtree(self._directory, ignore_errors=True)
         # What was under way when the clock stopped may count, or come back, or neither.
         if abs(moved - result.requests) > 2 * case.connections:
             raise LoadFailed(f"{self.name}: {result.requests} answers, {moved} messages moved")
         return result.sample
+
+    def _put(self, case: Case, seconds: int) -> tuple[Result, int]:
+        payload = b"m" * case.size
+        with processes.beanstalkd(self._directory, self._options) as (port, pid):
+            result = loaded(
+                (pid,), lambda: beanstalk.puts(port, payload, case.connections, seconds)
+            )
+            return result, beanstalk.ready_jobs(port)
+
+    def _get(self, case: Case, seconds: int) -> tuple[Result, int]:
+        """The jobs come from its binlog: to put them under `-f 0` takes a sync each."""
+        with processes.beanstalkd(self._directory, ()) as (port, _):
+            beanstalk.prefill(port, b"m" * case.size, self._backlog.wanted(case, seconds))
+        with processes.beanstalkd(self._directory, self._options) as (port, pid):
+            before = beanstalk.ready_jobs(port)
+            result = loaded((pid,), lambda: beanstalk.gets(port, case.connections, seconds))
+            self._backlog.learn(case, result.sample)
+            return result, before - beanstalk.ready_jobs(port)
