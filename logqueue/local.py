@@ -282,7 +282,7 @@ class LocalQueues:
     @staticmethod
     def _has_room(queue: Queue, length: int) -> bool:
         """Whether a put goes through without waiting, or is refused without waiting."""
-        return queue.unsynced_bytes <= UNSYNCED_BYTES_MAX and queue.fits(length)
+        return queue.unsynced_bytes <= UNSYNCED_BYTES_MAX and queue.log.active.fits(length)
 
     async def _make_room(self, name: bytes, length: int) -> Handle:
         """The open queue `name` once it has room.  Raises what `Pool.acquire` does."""

@@ -67,7 +67,7 @@ class Connection:
         self._reads = _NEXT
         self._template: Template | None = None  # of its last request
         self._script = self._serve()
-        self._go_on = partial(self._script.send, None)
+        self._go_on = self._script.__next__
         self._resume = partial(self._run, self._go_on)
         self._waits: Wait = READABLE
         self._watched = READABLE  # what the poller knows, 0 when it does not look
