@@ -336,6 +336,22 @@ def test_one_server_speaks_both_on_one_connection(daemon: Daemon, queue: str) ->
     assert b'"consumed":1' in answer
 
 
+def test_a_client_that_asks_before_it_sends(daemon: Daemon, queue: str) -> None:
+    head = f"POST /v1/queues/{queue}/messages HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n"
+    with daemon.connect() as client:
+        client.sendall(f"{head}Expect: 100-continue\r\n\r\n".encode())
+        assert client.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.sendall(b"1")
+        assert client.recv(65536).startswith(b"HTTP/1.1 201 Created\r\n")
+
+
+def test_chunks(client: Client, daemon: Daemon, queue: str) -> None:
+    head = f"POST /v1/queues/{queue}/messages HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+    answer = daemon.talk(f"{head}\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n".encode())
+    assert answer.startswith(b"HTTP/1.1 201 Created\r\n")
+    assert client.receive(queue).body == b"abcde"
+
+
 def test_http_1_0(daemon: Daemon, queue: str) -> None:
     answer = daemon.talk(b"GET /v1/queues/%b HTTP/1.0\r\n\r\n" % queue.encode())
     assert answer.startswith(b"HTTP/1.0 404 Not Found\r\n")

@@ -229,6 +229,18 @@ def test_a_stop_ends_all_waits(tmp_path: Path) -> None:
         assert daemon.wait(START_S) == 0
 
 
+def test_a_wait_may_outlast_the_time_limits_of_a_connection(tmp_path: Path) -> None:
+    with running(tmp_path, ["-t", "0.2"]) as daemon:
+        with Client(daemon.port) as client:
+            client.ask("PUT", "/queues/q")
+            assert client.receive("q", "wait=1s").status == 204
+        parked = Parked(daemon, "q")
+        with Client(daemon.port) as client:
+            assert client.receive("q", "wait=500ms").status == 204  # behind the other one
+            client.put("q", b"1")
+        assert parked.answer().endswith(b"\r\n\r\n1")
+
+
 def test_waits_are_bounded(tmp_path: Path) -> None:
     with running(tmp_path, ["--max-waits", "2"]) as daemon, Client(daemon.port) as client:
         client.ask("PUT", "/queues/q")
