@@ -84,6 +84,17 @@ def test_the_tail_of_one_queue_for_the_only_segment_of_another(root: Path, capsy
     assert drain(root, b"b") == written(b"b", 4, 12)
 
 
+@pytest.mark.parametrize(("index", "at"), [(1, 503), (0, 2050)])
+def test_a_damaged_header_still_says_whose_segment_it_is(
+    root: Path, capsys: Any, index: int, at: int
+) -> None:
+    flip(segments(root, b"a")[index], at)
+    swap(segments(root, b"b")[0], segments(root, b"a")[index])
+    mend(capsys, root)
+    assert drain(root, b"a") == written(b"a", 8, 60)
+    assert drain(root, b"b") == written(b"b", 4, 12)
+
+
 def test_where_two_queues_are_as_likely_the_records_get_names_of_their_own(
     tmp_path: Path, capsys: Any
 ) -> None:

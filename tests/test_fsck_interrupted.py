@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -121,9 +122,17 @@ def content(root: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place() -> Iterator[Path]:
+    """A directory in memory, if there is such a place: the syncs are not what is tested here."""
+    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    with tempfile.TemporaryDirectory(dir=memory) as name:
+        yield Path(name)
+
+
+@pytest.fixture(scope="module")
+def damaged(place: Path) -> Path:
     """Two queues, one with a lost record, one with a bad footer, and a stranger among them."""
-    root = tmp_path_factory.mktemp("damaged") / "data"
+    root = place / "damaged"
     make(root, {b"q": (COUNT, 0), b"other": (30, 0), b"sound": (3, 0)})
     flip(segments(root, b"q")[0], 4096 + 100)
     footer = footer_offset(segments(root, b"other")[0].stat().st_size)
@@ -133,8 +142,8 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def repaired(damaged: Path) -> tuple[Path, str]:
-    root = copy(damaged, damaged.parent / "repaired")
+def repaired(damaged: Path, place: Path) -> tuple[Path, str]:
+    root = copy(damaged, place / "repaired")
     assert main(["--json", "--repair", "-y", str(root)]) == 1
     (ident,) = os.listdir(root / "quarantine")
     return root, ident
@@ -167,9 +176,9 @@ def ended_as_asked(status: int, number: signal.Signals) -> bool:
     return status == (-number if number is signal.SIGKILL else EXIT_INTERRUPTED)
 
 
-def test_a_repair(damaged: Path, tmp_path: Path, capsys: Any) -> None:
+def test_a_repair(damaged: Path, place: Path, capsys: Any) -> None:
     before = content(damaged)
-    root = copy(damaged, tmp_path / "data")
+    root = copy(damaged, place / "data")
     command = ["--repair", "-y", str(root)]
     places, seen = steps(command), set()
     for step, number in signals(places):
@@ -185,16 +194,16 @@ def test_a_repair(damaged: Path, tmp_path: Path, capsys: Any) -> None:
         status, rows = fsck(capsys, "--thorough", root)
         assert (status, kinds(rows)) == (0, set()), (step, rows)
         (ident,) = os.listdir(root / "quarantine")
-        assert sound(copy(root, tmp_path / "drained")), step
+        assert sound(copy(root, place / "drained")), step
         assert fsck(capsys, "--undo", ident, root)[0] == 1, step
         assert content(root) == before, step
     assert seen == {True, False}, "both sides of the exchange were met"
 
 
-def test_an_undo(damaged: Path, repaired: tuple[Path, str], tmp_path: Path, capsys: Any) -> None:
+def test_an_undo(damaged: Path, repaired: tuple[Path, str], place: Path, capsys: Any) -> None:
     mended, ident = repaired
     before, after = content(mended), content(damaged)
-    root = copy(mended, tmp_path / "data")
+    root = copy(mended, place / "data")
     command = ["--undo", ident, str(root)]
     seen = set()
     for step, number in signals(steps(command)):
@@ -215,9 +224,9 @@ def test_an_undo(damaged: Path, repaired: tuple[Path, str], tmp_path: Path, caps
 
 
 @pytest.mark.parametrize("exchanged", [False, True])
-def test_tidying_up(damaged: Path, tmp_path: Path, capsys: Any, exchanged: bool) -> None:
+def test_tidying_up(damaged: Path, place: Path, capsys: Any, exchanged: bool) -> None:
     """What an ended repair has left is tidied up by the next one, which is ended as well."""
-    root = tmp_path / "data"
+    root = place / "data"
     command = ["--repair", "-y", str(root)]
     first = Step(
         transaction.__file__, line_of("    _finish(" if exchanged else "    _exchange("), 1
@@ -242,7 +251,7 @@ def test_tidying_up(damaged: Path, tmp_path: Path, capsys: Any, exchanged: bool)
         assert fsck(capsys, *command)[0] in (0, 1), step
         status, rows = fsck(capsys, "--thorough", root)
         assert (status, kinds(rows)) == (0, set()), (step, rows)
-        assert sound(copy(root, tmp_path / "drained")), step
+        assert sound(copy(root, place / "drained")), step
 
 
 def line_of(start: str) -> int:

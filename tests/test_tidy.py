@@ -22,7 +22,6 @@ LARGER = {
     "logqueue.storage.log": 340,
     "logqueue.messages": 330,
     "logqueue.web.connection": 380,
-    "logqueue.fsck.segments": 335,
 }
 FUNCTION_LINES_MAX = 60
 # shutil and contextmanager are not ours.

@@ -4,7 +4,8 @@ Reading order:
 
     finding.py      what can be wrong, and what it means to the operator
     seed.py         PURE: the salt of a segment whose header is lost
-    segments.py     one segment file: which records are in it, and what is wrong with it
+    segmentfile.py  one segment file: what is known of it
+    segments.py     which records are in it, and what is wrong with it
     survey.py       what is known of one queue
     identity.py     which queue each directory holds
     chain.py        its segments together, and what is missing between them

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 
 from logqueue.fsck.plan import Plan
-from logqueue.fsck.segments import Piece, SegmentFile
+from logqueue.fsck.segmentfile import Piece, SegmentFile, patient
 from logqueue.fsck.survey import is_acks
 from logqueue.storage.clock import clock_ms
 from logqueue.storage.cursor import Cursor
@@ -127,9 +127,9 @@ def build(disk: Disk, directory: str, plan: Plan) -> list[str]:
 
 
 def records(disk: Disk, piece: Piece, first: int, last: int) -> Iterator[Frame]:
-    """The records `first` to `last` of a piece."""
+    """The records `first` to `last` of a piece, past pages that the disk does not give back."""
     with contextlib.closing(open_existing(disk, piece.path)) as extent:
-        for frame in Scan(extent.read, piece.offset, piece.limit, piece.seed):
+        for frame in Scan(patient(extent), piece.offset, piece.limit, piece.seed):
             if frame.sequence >= first:
                 yield frame
             if frame.sequence >= last:

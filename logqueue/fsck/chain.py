@@ -12,9 +12,9 @@ from itertools import pairwise
 
 from logqueue.errors import Corrupt
 from logqueue.fsck.finding import Kind
+from logqueue.fsck.segmentfile import SegmentFile
 from logqueue.fsck.segments import (
     Progress,
-    SegmentFile,
     examine_sealed,
     report_hole,
     walk,

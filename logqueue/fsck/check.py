@@ -12,7 +12,8 @@ from logqueue.fsck.finding import Finding, Kind
 from logqueue.fsck.identity import Identities, identify
 from logqueue.fsck.quarantine import unfinished, unsound
 from logqueue.fsck.queue import default_meta, survey
-from logqueue.fsck.segments import Progress, SegmentFile, examine_sealed
+from logqueue.fsck.segmentfile import SegmentFile
+from logqueue.fsck.segments import Progress, examine_sealed
 from logqueue.fsck.survey import Survey
 from logqueue.storage.disk import Disk
 from logqueue.storage.layout import (
@@ -28,7 +29,15 @@ from logqueue.storage.layout import (
     segment_base,
 )
 
-ONLINE_TRIES = 4  # a queue that changes under the check is looked at again, so many times
+ONLINE_TRIES = 8  # a queue that changes under the check is looked at again, so many times
+# What a daemon at work has lying about.
+_AT_WORK = {
+    Kind.ORPHAN_TMP,
+    Kind.CURSOR_OLDER,
+    Kind.CURSOR_PAST_END,
+    Kind.STALE_SEGMENT,
+    Kind.TORN_TAIL,
+}
 
 
 @dataclass(slots=True)
@@ -44,8 +53,8 @@ class Checkup:
         return [
             segment
             for other in self.surveys
-            for queue_id, segment in other.strays
-            if other is not found and queue_id == found.queue_id
+            for segment in other.strays
+            if other is not found and segment.queue_id == found.queue_id
         ]
 
     @property
@@ -82,6 +91,8 @@ def check(disk: Disk, root: str, how: How, progress: Progress) -> Checkup:
         path = os.path.join(queues, name)
         if how.queue is not None and name != directory_name(how.queue):
             continue
+        if how.online and (name.endswith(TEMPORARY_SUFFIX) or not disk.exists(path)):
+            continue
         if name.endswith(TEMPORARY_SUFFIX):
             checkup.beside.append(Finding(Kind.ORPHAN_TMP, name, path, 0, "an unfinished queue"))
         elif name not in living:
@@ -96,10 +107,13 @@ def check(disk: Disk, root: str, how: How, progress: Progress) -> Checkup:
                     disk, path, identities, online=False, thorough=how.thorough, progress=progress
                 )
             )
+    if how.online:
+        return checkup
     for found in checkup.surveys:
-        for _, stray in found.strays:
-            if not how.online:
-                examine_sealed(disk, stray, None, None, how.thorough, progress)
+        for stray in found.strays:
+            if stray.seed is None:
+                continue
+            examine_sealed(disk, stray, None, None, how.thorough, progress)
     if how.queue is None:
         _gather_homeless(checkup, identities, queues)
     return checkup
@@ -110,9 +124,9 @@ def _gather_homeless(checkup: Checkup, identities: Identities, queues: str) -> N
     at_home = {found.queue_id for found in checkup.surveys}
     homeless: dict[bytes, list[SegmentFile]] = {}
     for found in checkup.surveys:
-        for queue_id, stray in found.strays:
-            if queue_id not in at_home:
-                homeless.setdefault(queue_id, []).append(stray)
+        for stray in found.strays:
+            if stray.queue_id is not None and stray.queue_id not in at_home:
+                homeless.setdefault(stray.queue_id, []).append(stray)
     for queue_id, strays in homeless.items():
         meta = identities.metas.get(queue_id)
         if meta is None or directory_name(meta.name) in identities.ids:
@@ -178,7 +192,10 @@ def _check_quarantine(root: str, how: How, checkup: Checkup) -> None:
 def _may_be_queue(disk: Disk, path: str) -> bool:
     if path.endswith(TEMPORARY_SUFFIX) or not os.path.isdir(path) or os.path.islink(path):
         return False
-    names = disk.list(path)
+    try:
+        names = disk.list(path)
+    except FileNotFoundError:  # a daemon at work has removed it
+        return False
     return META in names or CURSOR in names or any(segment_base(name) is not None for name in names)
 
 
@@ -186,14 +203,24 @@ def _survey_online(
     disk: Disk, path: str, identities: Identities, how: How, progress: Progress
 ) -> Survey:
     """A look at a queue that a daemon is changing: what is wrong is looked at again until nothing
-    has moved meanwhile, so that no roll or removal passes for damage."""
+    has moved meanwhile, so that no roll or removal passes for damage.  Of a queue that never holds
+    still only what was wrong at every look counts."""
+    queues, name = os.path.split(path)
+    lasting: set[tuple[Kind, str, int]] | None = None
     for _ in range(ONLINE_TRIES):
         before = list(_identities(path))
         found = survey(
             disk, path, identities, online=True, thorough=how.thorough, progress=progress
         )
+        found.findings = [each for each in found.findings if each.kind not in _AT_WORK]
         if not found.harmful or before == list(_identities(path)):
-            break
+            return found
+        seen = {(each.kind, each.path, each.offset) for each in found.findings}
+        lasting = seen if lasting is None else lasting & seen
+        identities = identify(disk, queues, [name])
+    found.findings = [
+        each for each in found.findings if (each.kind, each.path, each.offset) in (lasting or ())
+    ]
     return found
 
 

@@ -44,6 +44,11 @@ class Identities:
     ids: dict[str, bytes] = field(default_factory=dict)
     metas: dict[bytes, Meta] = field(default_factory=dict)
 
+    @property
+    def known(self) -> set[bytes]:
+        """All ids that are surely some queue's."""
+        return {*self.ids.values(), *self.metas}
+
     def settings_of(self, name: str) -> Meta | None:
         """The sound meta file of the queue in the directory `name`, under a name that is free: a
         directory that was renamed gets its own name back, unless that is another's by now."""

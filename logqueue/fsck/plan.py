@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from logqueue.fsck.finding import Kind
-from logqueue.fsck.segments import Piece, SegmentFile
+from logqueue.fsck.segmentfile import Piece, SegmentFile
 from logqueue.fsck.survey import Survey
 from logqueue.storage.format import Meta
 from logqueue.storage.layout import directory_name

@@ -11,13 +11,15 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+from collections.abc import Set
 from urllib.parse import unquote_to_bytes
 
 from logqueue.errors import Corrupt, NewerFormat
 from logqueue.fsck.chain import examine_chain
 from logqueue.fsck.finding import Finding, Kind
 from logqueue.fsck.identity import Identities, name_in_damaged_meta, read_meta
-from logqueue.fsck.segments import Progress, load
+from logqueue.fsck.segmentfile import load
+from logqueue.fsck.segments import Progress
 from logqueue.fsck.survey import Survey, is_acks
 from logqueue.storage.acks import inspect_acks, missing_acks
 from logqueue.storage.clock import clock_ms
@@ -26,10 +28,8 @@ from logqueue.storage.disk import Disk
 from logqueue.storage.format import (
     CURSOR_FILE_BYTES,
     MAXQUEUE_DEFAULT,
-    PAGE,
     Meta,
     Ring,
-    decode_segment_header,
 )
 from logqueue.storage.layout import (
     CURSOR,
@@ -63,7 +63,7 @@ def survey(
     try:
         found.queue_id = identities.ids.get(found.queue)
         _read_meta(disk, found, identities.settings_of(found.queue))
-        _survey(disk, found, online=online, thorough=thorough, progress=progress)
+        _survey(disk, found, identities, online=online, thorough=thorough, progress=progress)
         if not online:
             _last_word(disk, found)
     except NewerFormat as error:
@@ -71,20 +71,28 @@ def survey(
     return found
 
 
-def _survey(disk: Disk, found: Survey, *, online: bool, thorough: bool, progress: Progress) -> None:
+def _survey(
+    disk: Disk,
+    found: Survey,
+    identities: Identities,
+    *,
+    online: bool,
+    thorough: bool,
+    progress: Progress,
+) -> None:
     names = disk.list(found.directory)
     segments = {name: base for name in names if (base := segment_base(name)) is not None}
     _read_cursor(disk, found)
     _sort_names(found, names)
     for name, base in segments.items():
-        _load(disk, found, os.path.join(found.directory, name), base)
+        _load(disk, found, os.path.join(found.directory, name), base, identities.known)
     found.segments.sort(key=lambda segment: (segment.base, segment.header is not None))
     if not found.segments:
         found.report(Kind.NO_SEGMENT, "", 0, "no file here is a segment of this queue")
     else:
         examine_chain(disk, found, online=online, thorough=thorough, progress=progress)
     _read_acks(disk, found, names)
-    for segment in [*found.segments, *(stray for _, stray in found.strays)]:
+    for segment in [*found.segments, *found.strays]:
         found.findings += segment.findings
     last = found.last
     if found.checkpoint and found.checkpoint.consumed > last and not found.harmful:
@@ -205,15 +213,11 @@ def _read_acks(disk: Disk, found: Survey, names: list[str]) -> None:
         found.carried = [each for each in found.carried if not is_acks(each)]
 
 
-def _load(disk: Disk, found: Survey, path: str, base: int) -> None:
+def _load(disk: Disk, found: Survey, path: str, base: int, known: Set[bytes]) -> None:
     try:
-        segment = load(disk, found.queue, path, base, found.queue_id)
+        segment = load(disk, found.queue, path, base, found.queue_id, known)
     except Corrupt as error:
         found.findings.append(Finding(Kind.UNREADABLE, found.queue, path, 0, error.reason))
         return
-    if any(each.kind is Kind.FOREIGN_SEGMENT for each in segment.findings):
-        with contextlib.closing(open_existing(disk, path)) as extent:
-            queue_id = decode_segment_header(path, extent.read(0, PAGE)).queue_id
-        found.strays.append((queue_id, segment))
-    else:
-        found.segments.append(segment)
+    stray = segment.queue_id != found.queue_id
+    (found.strays if stray else found.segments).append(segment)

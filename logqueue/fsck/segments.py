@@ -1,4 +1,4 @@
-"""One segment file: which records are in it, and what is wrong with it.
+"""Checking one segment file: which records are in it, and what is wrong with it.
 
 A complete segment is proved in bulk: when the CRC over all its bytes is the one that its successor
 (or its own footer) names, every byte is the one that was sealed, and nothing needs to be decoded.
@@ -9,166 +9,31 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from crc32c import crc32c
 
 from logqueue.errors import Corrupt, LogqueueError
-from logqueue.fsck.finding import Finding, Kind
-from logqueue.fsck.seed import seed_of, start_of
+from logqueue.fsck.finding import Kind
+from logqueue.fsck.segmentfile import Piece, SegmentFile, patient
 from logqueue.storage.disk import Disk, Extent
 from logqueue.storage.format import (
-    FOOTER,
-    FOOTER_BYTES,
     FRAMES_OFFSET,
-    INDEX_ENTRY_BYTES,
     INDEX_STRIDE,
-    PAGE,
     Ended,
     Footer,
-    SegmentHeader,
     decode_footer,
-    decode_segment_header,
-    footer_offset,
 )
-from logqueue.storage.frame import FRAME, FRAME_BYTES, Frame, Read, salt_seed
-from logqueue.storage.layout import segment_name
+from logqueue.storage.frame import FRAME_BYTES, Frame
 from logqueue.storage.sweep import sweep
 from logqueue.storage.tail import open_existing, reach
 
-_BLOCK_BYTES = 4 << 20  # what the bulk check reads at a time
-_CRC_AT = 12  # of the footer
-MENDED_FRAME_MAX = 64 << 20  # the largest first frame that a lost salt is computed from
+_BLOCK_BYTES = 512 << 10  # what the bulk check reads at a time: it stays in the core's cache
 
 Progress = Callable[[int], None]  # is told how many bytes have been checked
 
 
 def _quiet(_: int) -> None:
     pass
-
-
-class Piece(NamedTuple):
-    """Valid records that follow each other without a gap, in one file."""
-
-    path: str
-    seed: int
-    limit: int
-    offset: int
-    end: int
-    first: int
-    last: int
-
-
-@dataclass(slots=True)
-class SegmentFile:
-    """What is known of one file.  `intact`: it may stay as it is, and ends as `ended` says."""
-
-    queue: str
-    path: str
-    base: int
-    size: int = 0
-    header: SegmentHeader | None = None  # None when the file is not a sound segment of its queue
-    seed: int | None = None
-    pieces: list[Piece] = field(default_factory=list)
-    ended: Ended | None = None
-    intact: bool = False
-    footer_sound: bool = True
-    findings: list[Finding] = field(default_factory=list)
-
-    @property
-    def last(self) -> int:
-        """The newest record that is there; base - 1 when none is."""
-        return self.pieces[-1].last if self.pieces else self.base - 1
-
-    @property
-    def limit(self) -> int:
-        """Where frames must have ended."""
-        return footer_offset(self.header.size if self.header else self.size)
-
-    def report(self, kind: Kind, offset: int, text: str, **place: int) -> None:
-        """Note a finding in this file."""
-        self.findings.append(Finding(kind, self.queue, self.path, offset, text, **place))
-
-
-def patient(extent: Extent, segment: SegmentFile) -> Read:
-    """Reads like `extent.read`, with zeros for the pages that the disk does not give back."""
-
-    def page(offset: int, length: int) -> bytes:
-        try:
-            return extent.read(offset, length)
-        except Corrupt as error:
-            finding = Finding(
-                Kind.UNREADABLE, segment.queue, segment.path, offset, error.reason, size=length
-            )
-            if finding not in segment.findings:
-                segment.findings.append(finding)
-            return bytes(length)
-
-    def read(offset: int, length: int) -> bytes:
-        try:
-            return extent.read(offset, length)
-        except Corrupt:
-            length = max(0, min(length, extent.size - offset))
-            stop = offset + length
-            return b"".join(page(at, min(PAGE, stop - at)) for at in range(offset, stop, PAGE))
-
-    return read
-
-
-def load(disk: Disk, queue: str, path: str, base: int, queue_id: bytes | None) -> SegmentFile:
-    """The file's header, and the seed of its frames when that can be found at all.
-
-    `base` is what its name claims.  Raises NewerFormat.
-    """
-    segment = SegmentFile(queue, path, base)
-    with contextlib.closing(open_existing(disk, path)) as extent:
-        segment.size = extent.size
-        try:
-            header = decode_segment_header(path, extent.read(0, PAGE))
-        except Corrupt as error:
-            segment.seed = _lost_seed(extent, base)
-            found = "its records can still be read" if segment.seed is not None else "so is its key"
-            segment.report(Kind.HEADER_BAD, error.offset, f"{error.reason}; {found}", size=PAGE)
-            return segment
-    segment.seed = salt_seed(header.salt)
-    segment.base = header.base
-    if header.queue_id != queue_id:
-        segment.report(
-            Kind.FOREIGN_SEGMENT, 0, f"queue id {header.queue_id.hex()}", size=extent.size
-        )
-    elif header.base != base:
-        name = segment_name(header.base)
-        segment.report(Kind.DUPLICATE_SEGMENT, 0, f"its header says {name}", size=extent.size)
-    else:
-        segment.header = header
-        if header.size != extent.size:
-            text = f"{extent.size} bytes, and must have {header.size}"
-            segment.report(Kind.SIZE_BAD, min(extent.size, header.size), text)
-    return segment
-
-
-def _lost_seed(extent: Extent, base: int) -> int | None:
-    """The seed of a segment without a header: from its first frame, else from its footer."""
-    head = extent.read(FRAMES_OFFSET, FRAME_BYTES)
-    if len(head) == FRAME_BYTES:
-        length = FRAME.unpack(head)[1]
-        if length <= min(extent.size, MENDED_FRAME_MAX):
-            frame = extent.read(FRAMES_OFFSET, FRAME_BYTES + length + 8)
-            seed = seed_of(frame, FRAMES_OFFSET, base, extent.size)
-            if seed is not None:
-                return seed
-    if extent.size < FRAMES_OFFSET + PAGE:
-        return None
-    area = footer_offset(extent.size)
-    data = extent.read(area, extent.size - area)
-    if len(data) < FOOTER_BYTES:
-        return None
-    crc, count = FOOTER.unpack_from(data)[2], FOOTER.unpack_from(data)[7]
-    data = data[: FOOTER_BYTES + count * INDEX_ENTRY_BYTES]
-    seed = start_of(crc, data[:_CRC_AT] + bytes(4) + data[_CRC_AT + 4 :])
-    proof = next(sweep(extent.read, FRAMES_OFFSET, area, seed), None)
-    return seed if proof is not None and proof.sequence >= base else None
 
 
 def examine_sealed(
@@ -250,7 +115,6 @@ def _crc_holds(extent: Extent, claim: Ended, progress: Progress) -> bool:
             return False
         crc = crc32c(block, crc)
         progress(len(block))
-    extent.drop_cache(0)
     return crc == claim.crc
 
 

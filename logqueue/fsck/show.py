@@ -8,10 +8,11 @@ import sys
 from collections.abc import Iterator
 from urllib.parse import quote_from_bytes
 
+from logqueue.errors import Corrupt
 from logqueue.fsck.build import records
 from logqueue.fsck.check import Checkup
 from logqueue.fsck.plan import Part, plan
-from logqueue.fsck.segments import Piece
+from logqueue.fsck.segmentfile import Piece
 from logqueue.fsck.survey import Survey
 from logqueue.storage.disk import Disk
 from logqueue.storage.format import Ring, index_lookup
@@ -51,11 +52,14 @@ def _frames(disk: Disk, parts: list[Part], first: int) -> Iterator[Frame]:
 
 def _from(disk: Disk, piece: Piece, sequence: int) -> Piece:
     """The piece, begun as near before the record `sequence` as the segment's index knows."""
-    with contextlib.closing(open_existing(disk, piece.path)) as extent:
+    with (
+        contextlib.suppress(Corrupt),  # the index cannot be read: then from the piece's beginning
+        contextlib.closing(open_existing(disk, piece.path)) as extent,
+    ):
         reader = Reader(extent, piece.seed, piece.end)
         index = [each for each in stored_index(reader) if each[0] >= piece.first]
-    offset = max(piece.offset, index_lookup(index, sequence))
-    return piece._replace(offset=offset)
+        return piece._replace(offset=max(piece.offset, index_lookup(index, sequence)))
+    return piece
 
 
 def _row(queue: str, rings: tuple[Ring, ...], frame: Frame) -> Row:

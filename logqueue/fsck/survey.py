@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 
 from logqueue.fsck.finding import Finding, Kind
-from logqueue.fsck.segments import SegmentFile
+from logqueue.fsck.segmentfile import SegmentFile
 from logqueue.storage.format import Checkpoint, Meta
 from logqueue.storage.layout import ACKS_SPARE, acks_base
 
@@ -31,7 +31,7 @@ class Survey:
     settled: int = 0  # everything up to here is settled, says the acknowledgement log,
     frontier: int = 0  # and this is the newest record that it knows of
     segments: list[SegmentFile] = field(default_factory=list)  # in order; the last is the tail
-    strays: list[tuple[bytes, SegmentFile]] = field(default_factory=list)  # of other queues
+    strays: list[SegmentFile] = field(default_factory=list)  # of other queues
     carried: list[str] = field(default_factory=list)  # other files that a repair keeps
     findings: list[Finding] = field(default_factory=list)
 
