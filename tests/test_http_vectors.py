@@ -83,6 +83,12 @@ REFUSED = {
     "SSH": (400, b"SSH-2.0-x\r\n"),
     "other expectation": (417, POST + b"Expect: 200-maybe\r\nContent-Length: 1\r\n\r\nx"),
     "sent by another web site": (403, GET + b"Sec-Fetch-Site: cross-site\r\n\r\n"),
+    "posted by a form of another web site": (
+        403,
+        POST + b"Origin: http://evil\r\nContent-Length: 1\r\n\r\nx",
+    ),
+    "sent by a page without an origin": (403, GET + b"Origin: null\r\n\r\n"),
+    "sent by a page on another port": (403, GET + b"Origin: http://a:81\r\n\r\n"),
     "port beyond 65535": (400, b"GET http://h:99999/ HTTP/1.1\r\nHost: a\r\n\r\n"),
 }
 
@@ -120,6 +126,9 @@ ANSWERED = {
     "upgrade": GET + b"Connection: upgrade\r\nUpgrade: h2c\r\n\r\n",
     "other expectation without a body": GET + b"Expect: 200-maybe\r\n\r\n",
     "expectation in HTTP/1.0": b"GET / HTTP/1.0\r\nExpect: x\r\n\r\n",
+    "sent by our own page": GET + b"Origin: http://A\r\n\r\n",
+    "sent by our own page behind a proxy": GET
+    + b"Origin: https://public\r\nSec-Fetch-Site: same-origin\r\n\r\n",
     "sent by the address bar": GET + b"Sec-Fetch-Site: none\r\n\r\n",
 }
 

@@ -213,11 +213,25 @@ def _judge(line: head.RequestLine, lines: list[bytes], config: Config) -> _Head:
     return _announce(line, headers, config)
 
 
+def _is_cross_site(headers: dict[bytes, list[bytes]]) -> bool:
+    """Whether a browser says that another web site made it send this.
+
+    To a plain address beyond the loopback browsers send no Sec-Fetch-Site (Fetch Metadata,
+    section 2); then the Origin of a form or a script must be ourselves.
+    """
+    sites = headers.get(b"sec-fetch-site")
+    if sites is not None:
+        return b"cross-site" in [value.lower() for value in sites]
+    hosts = [value.lower() for value in headers.get(b"host", ())]
+    origins = [value.lower().partition(b"://")[2] for value in headers.get(b"origin", ())]
+    return any(origin not in hosts for origin in origins)
+
+
 def _announce(line: head.RequestLine, headers: dict[bytes, list[bytes]], config: Config) -> _Head:
     expects = [value.lower() for value in headers.get(b"expect", ())]
     if line.version < (1, 1):
         expects = []  # RFC 9110, section 10.1.1
-    if b"cross-site" in [value.lower() for value in headers.get(b"sec-fetch-site", ())]:
+    if _is_cross_site(headers):
         raise Refused(403, "another web site made the browser send this request", explained=True)
     length = int(headers.get(b"content-length", [b"0"])[0])
     chunked = b"transfer-encoding" in headers
