@@ -3,8 +3,8 @@
 Reading order: `storage/format.py` (every byte on disk), `storage/disk.py` (the only system calls),
 `storage/segment.py`, `storage/cursor.py`, `storage/log.py`, `storage/recovery.py`,
 `storage/queue.py`, `storage/store.py`; then `web/message.py`, `web/wire.py`, `web/query.py`,
-`web/httpsqs.py`, `web/connection.py`, `web/server.py`; then `commit.py`, `local.py` and
-`daemon.py`, where the two halves meet.
+`web/httpsqs.py`, `web/conversation.py`, `web/connection.py`, `web/server.py`; then `commit.py`,
+`local.py` and `daemon.py`, where the two halves meet.
 
 For programs that use queues there are `logqueue.Client` and `logqueue.AsyncClient`, `client/`.
 """

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import os
 import select
 import socket
 import struct
@@ -427,8 +428,9 @@ async def test_pipelined_requests_beyond_the_limit_wait_their_turn(count: int) -
         for client in (many, one):
             await exchange(client)
         order.clear()
-        await many.socket.send(b"GET /m HTTP/1.1\r\n\r\n" * count)
-        await one.socket.send(b"GET /o HTTP/1.1\r\n\r\n")
+        # Without an await: the server looks when both have come.
+        os.write(many.socket.fileno(), b"GET /m HTTP/1.1\r\n\r\n" * count)
+        os.write(one.socket.fileno(), b"GET /o HTTP/1.1\r\n\r\n")
         while len(order) < count + 1:
             await trio.lowlevel.checkpoint()
     assert order == [b"/m"] * 3 + [b"/o"] + [b"/m"] * (count - 3)

@@ -21,7 +21,6 @@ LARGER = {
     "logqueue.storage.format": 340,  # all structures of the format on one page, as docs/format.md
     "logqueue.storage.log": 340,
     "logqueue.messages": 330,
-    "logqueue.web.connection": 380,
 }
 FUNCTION_LINES_MAX = 60
 # shutil and contextmanager are not ours.

@@ -26,7 +26,9 @@ class Traffic:
 class Open(Protocol):
     """A connection, as the server sees it."""
 
-    deadline: float  # when it has kept the server waiting for too long
+    @property
+    def deadline(self) -> float:
+        """When its client has kept the server waiting for too long, if `is_awaited`."""
 
     @property
     def is_awaited(self) -> bool:
