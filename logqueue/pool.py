@@ -152,12 +152,9 @@ class Pool:
 
         When cancelled, either nothing was done or all of it.
         """
-        name = handle.queue.name
         with trio.CancelScope(shield=True):
             await self.hand_over(handle, self._store.delete_queue, handle.queue)
-            handle.closed = handle.away = True
-            del self.open[name]
-            self._give_slot()
+            self._drop(handle)
 
     async def recover(self) -> None:
         """Inspect every queue; the damaged ones are logged, and answer errors from then on.
@@ -286,10 +283,13 @@ class Pool:
 
     async def _shut(self, handle: Handle, close: Callable[[], None]) -> None:
         await self.hand_over(handle, close)
+        self.resting[handle.queue.name] = Resting.of(handle.queue)
+        self._drop(handle)
+
+    def _drop(self, handle: Handle) -> None:
         handle.closed = handle.away = True
-        name = handle.queue.name
-        del self.open[name]
-        self.resting[name] = Resting.of(handle.queue)
+        del self.open[handle.queue.name]
+        handle.queue.delivery = None  # a cycle: what it holds would wait for the garbage collector
         self._give_slot()
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -211,3 +214,17 @@ def test_a_run_is_what_decode_gives_one_by_one(
         at = frame.end - 4096
     assert decode_run(cut, 0, 4096, SEED, limit, 7, count, room) == expected
     assert decode_run(cut, 0, 4096, SEED, limit, 8, count, room) == []
+
+
+def test_a_walk_that_has_ended_holds_its_window_no_longer_than_itself() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        scan = Scan(lambda offset, length: bytes(length), 4096, 1 << 20, 0)
+        assert list(scan) == []
+        assert isinstance(scan.stop, Unwritten)
+        ended = weakref.ref(scan)
+        del scan
+        assert ended() is None
+    finally:
+        gc.enable()

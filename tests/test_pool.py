@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -509,3 +511,21 @@ async def test_an_idle_queue_gives_up_its_grown_acknowledgement_log(
     assert [path.stat().st_size for path in files] == [ACKS_BYTES_MIN] * 2
     async with world(tmp_path) as it:
         assert await it.take_all(b"q") == []
+
+
+async def test_a_closed_queue_holds_no_memory_until_the_garbage_collector_comes(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path, queues_open_max=1) as it:
+        handle = await it.put(b"q", b"m")
+        handle.queue.deliver().make_room(0)
+        await it.put(b"other", b"m")
+        gc.collect()
+        gc.disable()
+        try:
+            handle = await it.pool.acquire(b"q")  # by way of its acknowledgement log
+            closed = weakref.ref(handle.queue.deliver())
+            await it.put(b"other", b"m")
+            assert closed() is None
+        finally:
+            gc.enable()

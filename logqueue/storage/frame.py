@@ -271,6 +271,8 @@ class Scan(Iterator[Frame]):
         try:
             frame = self._decode()
         except BadFrame as bad:
+            # Its traceback leads back here: the window would be held until the garbage collector.
+            bad.__traceback__ = bad.__context__ = None
             self.stop = bad
             raise StopIteration from None
         self.offset = frame.end

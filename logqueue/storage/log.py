@@ -295,8 +295,9 @@ class Log:
         self.active.extent.path = self._path(self.active.base)
 
     def close(self) -> None:
-        """Give every map and descriptor back; syncs nothing."""
+        """Give every map, descriptor and window back; syncs nothing."""
         self.active.extent.close()
+        self.forget_window()
 
     def _segment_of(self, sequence: int) -> int | None:
         """The index in `sealed` of the segment with this sequence; len(sealed) is the active."""
