@@ -102,6 +102,7 @@ def test_stat_counts(root: Path, capsys: Any) -> None:
     shown = capsys.readouterr().out
     assert "queue (empty name)\n" in shown
     assert re.search(r"queue a%20b\n(.*\n)* +live_records +53\n", shown)
+    assert "newest            2023-11-14 22:13:20.000+00:00\n" in shown
 
 
 def test_json_has_one_object_a_line_and_a_summary(root: Path, capsys: Any) -> None:
@@ -141,6 +142,30 @@ def test_people_are_told_the_same(root: Path, capsys: Any) -> None:
     assert f"mend it with: logqueue-fsck --repair {root}\n" in shown
     assert shown.endswith(f"{shown.splitlines()[-1]}\n")
     assert f"{root}: damage left" in shown.splitlines()[-1]
+
+
+@pytest.mark.parametrize("dry", [True, False])
+def test_a_repair_says_what_is_kept_and_what_is_lost(root: Path, capsys: Any, dry: bool) -> None:
+    """Consumed records are nobody's loss."""
+    flip(segments(root, b"a b")[0], 4096 + 100)
+    flip(segments(root, b"a b")[1], 4096 + 100)
+    segments(root, b"a b")[2].unlink()
+    assert main(["--repair", "-n" if dry else "-y", str(root)]) == (4 if dry else 1)
+    shown = capsys.readouterr().out
+    verb = "would keep" if dry else "keeps"
+    assert (
+        f"queue a%20b: {verb} 44 records, consumed up to 7; "
+        "15 unconsumed ones are lost: 24 to 24, 47 to 60\n"
+    ) in shown
+    assert f"{'would_repair' if dry else 'repaired'} 3, damage 0" in shown
+    assert "mend it with" not in shown, "it is being mended"
+
+
+def test_an_undo_of_what_was_never_done_names_what_was(root: Path, capsys: Any) -> None:
+    flip(segments(root, b"a b")[1], 4096 + 100)
+    ident = fsck(capsys, "--repair", "-y", root)[1][-1]["quarantine"]
+    assert main(["--undo", "20010101T000000Z", str(root)]) == 16
+    assert f"no repair 20010101T000000Z is here; there are: {ident}\n" in capsys.readouterr().err
 
 
 def test_every_kind_says_what_it_is_what_the_daemon_does_and_how_it_is_mended() -> None:

@@ -120,10 +120,9 @@ def _durable(found: Survey, tail: SegmentFile) -> int:
 def _judge_tail(extent: Extent, found: Survey, tail: SegmentFile, progress: Progress) -> None:
     header = tail.header
     assert header is not None
-    notes: list[str] = []
     durable = _durable(found, tail)
     try:
-        end = scan_tail(extent, header, header.base - 1, FRAMES_OFFSET, durable, notes)
+        end = scan_tail(extent, header, header.base - 1, FRAMES_OFFSET, durable, [])
     except Corrupt as error:
         _walk_damaged(extent, found, tail, progress)
         if not tail.findings:
@@ -134,8 +133,7 @@ def _judge_tail(extent: Extent, found: Survey, tail: SegmentFile, progress: Prog
     tail.intact = not tail.findings
     tail.ended = Ended(header.base, end.last, end.end, 0)
     if end.dropped_bytes:
-        text = notes[-1].partition(": torn tail ")[2]
-        tail.report(Kind.TORN_TAIL, end.end, text, size=end.dropped_bytes)
+        tail.report(Kind.TORN_TAIL, end.end, end.torn, size=end.dropped_bytes)
 
 
 def _walk_damaged(extent: Extent, found: Survey, tail: SegmentFile, progress: Progress) -> None:

@@ -27,6 +27,7 @@ EXIT_DAMAGE_LEFT = 4
 EXIT_OPERATION = 8
 EXIT_USAGE = 16
 EXIT_INTERRUPTED = 32
+SHOWN_MAX = 5  # stretches of lost records that are named
 
 
 class _Parser(argparse.ArgumentParser):
@@ -190,14 +191,15 @@ def _repair(disk: Disk, root: str, how: How, options: argparse.Namespace, printe
     status = EXIT_DAMAGE_LEFT if outcome.left or (outcome.repaired and options.dry_run) else 0
     if outcome.repaired and not options.dry_run:
         status |= EXIT_REPAIRED
-    done = 0 if options.dry_run else len(outcome.repaired)
-    printer.summary(status, repaired=done, damage=len(outcome.left), quarantine=outcome.ident)
+    done = "would_repair" if options.dry_run else "repaired"
+    figures = {done: len(outcome.repaired), "damage": len(outcome.left)}
+    printer.summary(status, **figures, quarantine=outcome.ident)
     return status
 
 
 def _ask(options: argparse.Namespace, printer: Printer) -> Ask:
     def ask(finding: Finding, mendable: bool) -> bool:
-        printer.finding(finding)
+        printer.finding(finding, remedy=not mendable)
         if not mendable:
             return False
         safe = finding.kind.severity is Severity.SAFE
@@ -210,9 +212,13 @@ def _ask(options: argparse.Namespace, printer: Printer) -> Ask:
 
 def _tell(outcome: Outcome, printer: Printer, dry_run: bool) -> None:
     for plan in outcome.plans:
+        lost = sum(last - first + 1 for first, last in plan.lost)
+        where = ", ".join(f"{first} to {last}" for first, last in plan.lost[:SHOWN_MAX])
+        more = ", ..." if len(plan.lost) > SHOWN_MAX else ""
         printer.say(
             f"queue {shown_name(plan.survey)}: {'would keep' if dry_run else 'keeps'} "
-            f"{plan.records} records; consumed up to {plan.consumed}"
+            f"{plan.records} records, consumed up to {plan.consumed}; "
+            + (f"{lost} unconsumed ones are lost: {where}{more}" if lost else "none is lost")
         )
     if outcome.ident:
         printer.say(f"set aside: {QUARANTINE}/{outcome.ident}, to take back with --undo")

@@ -17,6 +17,8 @@ from logqueue.fsck.survey import Survey
 from logqueue.storage.format import Meta
 from logqueue.storage.layout import directory_name
 
+_OF_RECORDS = (Kind.MID_DAMAGE, Kind.ZERO_TAIL, Kind.GAP)  # findings that name lost records
+
 
 class Part(NamedTuple):
     """Records `first` to `last`: an intact segment as it is, or a piece to be written anew."""
@@ -49,6 +51,18 @@ class Plan:
         """How many records the queue will hold, consumed ones included."""
         kept = sum(part.last - part.first + 1 for part in self.parts)
         return kept + (self.tail.last - self.tail.base + 1 if self.tail else 0)
+
+    @property
+    def lost(self) -> list[tuple[int, int]]:
+        """The stretches of records that were acknowledged, not consumed, and are nowhere."""
+        behind = self.tail.base if self.tail and self.tail.pieces else self.next_sequence
+        there = sorted({(first, last) for first, last, _ in self.parts})
+        gone: list[tuple[int, int]] = []
+        for finding in sorted(self.survey.findings, key=lambda each: each.first):
+            if finding.kind in _OF_RECORDS and finding.first:
+                first = max(finding.first, self.survey.consumed + 1, gone[-1][1] + 1 if gone else 0)
+                gone += _uncovered(first, min(finding.last, behind - 1), there)
+        return gone
 
 
 def plan(survey: Survey, strays: Iterable[SegmentFile] = (), *, apart: bool = False) -> Plan:
@@ -105,24 +119,27 @@ def _parts(intact: list[SegmentFile], pieces: list[Piece]) -> list[Part]:
         if not parts or segment.base > parts[-1].last:
             parts.append(Part(segment.base, segment.last, segment))
     for piece in sorted(pieces, key=lambda each: (each.first, -each.last)):
-        parts += [Part(first, last, piece) for first, last in _uncovered(piece, parts)]
+        there = [(part.first, part.last) for part in parts]
+        fresh = _uncovered(piece.first, piece.last, there)
+        parts += [Part(first, last, piece) for first, last in fresh]
         parts.sort()
     return parts
 
 
-def _uncovered(piece: Piece, parts: list[Part]) -> Iterator[tuple[int, int]]:
-    """The stretches of a piece's records that are in none of the `parts`, which are in order."""
-    first = piece.first
-    for part in parts:
-        if part.last < first:
+def _uncovered(
+    first: int, last: int, stretches: Iterable[tuple[int, int]]
+) -> Iterator[tuple[int, int]]:
+    """What of `first` to `last` is in none of the `stretches`, which are in order."""
+    for begin, end in stretches:
+        if end < first:
             continue
-        if part.first > piece.last:
+        if begin > last:
             break
-        if first < part.first:
-            yield first, part.first - 1
-        first = part.last + 1
-    if first <= piece.last:
-        yield first, piece.last
+        if first < begin:
+            yield first, begin - 1
+        first = end + 1
+    if first <= last:
+        yield first, last
 
 
 def _next_sequence(survey: Survey, parts: list[Part]) -> int:

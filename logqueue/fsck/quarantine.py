@@ -22,7 +22,11 @@ INTENT_SUFFIX = ".json"
 
 def read_manifest(root: str, ident: str) -> dict[str, object]:
     """The manifest of a finished repair.  Raises UsageError when there is none of this id."""
-    path = os.path.join(root, QUARANTINE, ident, MANIFEST)
+    place = os.path.join(root, QUARANTINE)
+    path = os.path.join(place, ident, MANIFEST)
+    if not os.path.exists(os.path.join(place, ident)):
+        ids = ", ".join(sorted(os.listdir(place))) if os.path.isdir(place) else ""
+        raise UsageError(f"{place}: no repair {ident} is here; there are: {ids or 'none'}")
     try:
         with open(path, encoding="utf-8") as file:
             manifest = json.load(file)

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 from logqueue.fsck.finding import Finding
 
@@ -44,11 +45,10 @@ class Printer:
             rate = self._done / (now - self._began) / 1e6
             print(f"\r{share:3} %, {rate:.0f} MB/s ", end="", file=sys.stderr, flush=True)
 
-    def finding(self, finding: Finding) -> None:
-        """One finding: where, what, what it means, what to do."""
+    def finding(self, finding: Finding, *, remedy: bool = True) -> None:
+        """One finding: where, what, what it means, and what to do unless it is being done."""
         self._clear()
-        kind = finding.kind
-        remedy = finding.remedy(self._root)
+        kind, command = finding.kind, finding.remedy(self._root)
         if self._json:
             row: dict[str, object] = {
                 "finding": kind.label,
@@ -62,7 +62,7 @@ class Printer:
                 "text": finding.text,
                 "meaning": kind.meaning,
                 "daemon": kind.daemon,
-                "remedy": remedy or None,
+                "remedy": command or None,
             }
             self.row(row)
             return
@@ -75,8 +75,8 @@ class Printer:
         )
         print(f"    what it is: {kind.meaning}")
         print(f"    the daemon: {kind.daemon}")
-        if remedy:
-            print(f"    mend it with: {remedy}")
+        if command and remedy:
+            print(f"    mend it with: {command}")
 
     def row(self, row: dict[str, object]) -> None:
         """One line of NDJSON."""
@@ -91,6 +91,9 @@ class Printer:
         self._clear()
         print(f"queue {row['queue'] or '(empty name)'}")
         for name, value in row.items():
+            if name in ("oldest", "newest") and isinstance(value, int):
+                moment = datetime.fromtimestamp(value / 1000, UTC)
+                value = moment.isoformat(sep=" ", timespec="milliseconds")
             if name != "queue":
                 print(f"    {name:18}{value}")
 

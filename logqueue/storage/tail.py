@@ -26,6 +26,7 @@ class Tail:
     last: int
     end: int
     dropped_bytes: int = 0
+    torn: str = ""  # what stands there, when bytes are dropped
     appendable: bool = True
 
     @property
@@ -101,7 +102,7 @@ def _judge(extent: Extent, tail: Tail, reason: str, durable: int, notes: list[st
         acknowledged = f"{reason}, but records up to {durable} were acknowledged"
         raise Corrupt(extent.path, tail.end, acknowledged, tail.last + 1)
     if end > tail.end:
-        tail.dropped_bytes = end - tail.end
+        tail.dropped_bytes, tail.torn = end - tail.end, reason
         notes.append(
             f"{extent.path}: offset {tail.end}: torn tail ({reason}), "
             f"{tail.dropped_bytes} bytes that were never acknowledged are dropped"
