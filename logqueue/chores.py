@@ -170,8 +170,10 @@ class Chores:
             return False
         except Corrupt:  # its users are told
             return False
-        if delivery.expired > before and self._interval:
-            self._dirty.add(handle)
+        if delivery.expired > before:
+            if self._interval:
+                self._dirty.add(handle)
+            await trio.lowlevel.checkpoint()  # there may be hundreds of thousands
         return handle.expires_ms == 0
 
     async def _fetch(self, handle: Handle, fetch: Fetch) -> bool:

@@ -19,6 +19,7 @@ from logqueue.errors import Corrupt, LimitExceeded, UsageError
 from logqueue.options import QueueOptions
 from logqueue.pool import Handle, Pool
 from logqueue.storage.acks import ACKS_BYTES_MIN
+from logqueue.storage.delivery import SKIPS_MAX
 from logqueue.storage.disk import MmapDisk
 from logqueue.storage.format import SEGMENT_BYTES_MIN
 from logqueue.storage.layout import directory_name, segment_name
@@ -529,3 +530,28 @@ async def test_a_closed_queue_holds_no_memory_until_the_garbage_collector_comes(
             assert closed() is None
         finally:
             gc.enable()
+
+
+async def test_expiry_lets_others_work_meanwhile(tmp_path: Path) -> None:
+    async with world(tmp_path) as it:
+        handle = await aging(it, 1)
+        for _ in range(20):
+            handle.queue.put_batch([b"m"] * SKIPS_MAX)
+        await it.committer.commit(handle)
+        it.chores.stored(handle)
+        it.clock.now_ms += HOUR_MS + 1
+        turns = 0
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(others)
+            while await it.chores.compact_all():
+                pass
+            nursery.cancel_scope.cancel()
+        assert handle.queue.positions.unread == 0
+        assert turns >= 20
