@@ -22,6 +22,7 @@ from logqueue.storage.reader import Cold
 from logqueue.storage.store import Store
 from logqueue.storage.token import Acknowledged, Outcome
 from tests.crashdisk import CrashDisk, Died
+from tests.crashfile import Mood
 from tests.crashledger import check
 from tests.crashsweep import HOWS, MOODS, seeded
 
@@ -42,7 +43,11 @@ class Marks:
 
 class LeaseWorld:
     """One queue, with a dead-letter queue in every third world, and what it has promised of every
-    record.  `answered` is what kill -9 must keep, `promised` what a power cut must."""
+    record.  `answered` is what kill -9 must keep, `promised` what a power cut must.
+
+    Every step is a method without arguments."""
+
+    files_max = 5  # two active segments and cursors, one acknowledgement log
 
     def __init__(self, seed: int, *, committed_reads: bool) -> None:
         self.random = Random(seed)
@@ -54,6 +59,7 @@ class LeaseWorld:
         self.mortal = seed % 3 == 0
         self.settings = MORTAL if self.mortal else QueueOptions()
         self.graves: Queue | None = None
+        self.opened: list[Queue] = []
         self.options = Options(
             committed_reads=committed_reads,
             segment_bytes_max=12 << 10,
@@ -74,27 +80,75 @@ class LeaseWorld:
     # ------------------------------------------------------------ life and death
 
     def start(self) -> None:
+        """Recover, and hold what is there against the promises."""
+        assert self.store is None
         store = Store.open(self.disk, ROOT, self.options)
+        self.store = store
+        try:
+            self.open_queues(store)
+        except Exception:
+            self.give_back()
+            raise
+        fault, self.disk.fault = self.disk.fault, None  # it is for the storage, not for us
+        self.audit()
+        self.disk.fault = fault
+
+    def open_queues(self, store: Store) -> None:
+        self.opened.clear()
         if self.mortal:
             exists = store.exists(DEAD)
             self.graves = store.open_queue(DEAD)[0] if exists else store.create_queue(DEAD)
+            self.opened.append(self.graves)
         if store.exists(NAME):
             self.queue, _ = store.open_queue(NAME)
         else:
             check(not self.answered.put, "the queue is gone")
             self.queue = store.create_queue(NAME, self.settings)
-        self.store = store
+        self.opened.append(self.queue)
         if self.queue.settings.max_age_s:  # a crash in the middle of `age`
             self.queue.configure(self.settings)
-        self.audit()
+
+    def close(self) -> None:
+        """Close in good order: then nothing is left open."""
+        for queue in self.opened:
+            queue.close()
+        self.answer()
+        self.promised = deepcopy(self.answered)
+        self.give_back()
+
+    def give_back(self) -> None:
+        """Files and lock, without a word to the disk."""
+        assert self.store is not None
+        for queue in self.opened:
+            queue.close(clean=False)
+        self.store.close()
+        self.store = None
+        check(not self.disk.extents, f"left open: {[each.path for each in self.disk.extents]}")
+
+    def abandon(self) -> None:
+        """The disk has failed; what was answered and not promised may be in the cache only."""
+        if self.store is not None:
+            self.give_back()
+        self.answered = deepcopy(self.promised)
+        self.another_process()
+
+    def another_process(self) -> None:
+        """It does not remember what was acknowledged."""
+        self.options = replace(self.options, acknowledged=Acknowledged())
+
+    def cut_power(self, mood: Mood) -> None:
+        """Pull the plug."""
+        self.disk.cut_power(mood)
+        self.answered = deepcopy(self.promised)
+        self.store = None
+        self.another_process()
 
     def crash(self) -> None:
         if self.random.random() < 0.4:
             self.disk.kill()
         else:
-            self.disk.cut_power(self.random.choice((*MOODS, "mixed", "mixed")))
-            self.answered = deepcopy(self.promised)
-        self.options = replace(self.options, acknowledged=Acknowledged())
+            self.cut_power(self.random.choice((*MOODS, "mixed", "mixed")))
+        self.another_process()
         self.store = None
 
     def alive(self, sequence: int) -> bool:
@@ -123,6 +177,18 @@ class LeaseWorld:
         self.answered.put = last
         self.answered.settled = set(self.settled)
         self.promised = deepcopy(self.answered)
+
+    def reconcile(self) -> None:
+        """Something was refused: what it was asked to do may have happened, or not."""
+        fault, self.disk.fault = self.disk.fault, None
+        if self.queue.settings.max_age_s:
+            self.queue.configure(self.settings)
+        for sequence in sorted(self.put):
+            if self.alive(sequence):
+                self.take_over(sequence)
+            elif sequence > self.queue.log.last:
+                self.forget(sequence)
+        self.disk.fault = fault
 
     def take_over(self, sequence: int) -> None:
         """A record that is there: how often it was leased is known now."""
@@ -169,11 +235,15 @@ class LeaseWorld:
 
     # ------------------------------------------------------------ work
 
-    def step(self) -> None:
-        twice = (self.batch, self.lease, self.lease, self.acknowledge)
-        once = (self.release, self.get, self.wait, self.tidy, self.age, self.bury)
-        work = self.random.choice((*twice, *twice, *once))
-        work()
+    def choose(self) -> str:
+        """The name of the next random step."""
+        return self.random.choice(_STEPS)
+
+    def do(self, step: str) -> None:
+        """The step of this name, and often the sync that it is answered after."""
+        getattr(self, step)()
+        if step == "start":
+            return
         if not self.committed_reads:
             self.answer()
         if self.random.random() < (0.8 if self.committed_reads else 0.2):
@@ -301,14 +371,7 @@ class LeaseWorld:
         elif what == 3:
             self.queue.roll()
         else:
-            self.queue.close()
-            assert self.store is not None
-            if self.graves is not None:
-                self.graves.close()
-            self.store.close()
-            self.store = None
-            self.answer()
-            self.promised = deepcopy(self.answered)
+            self.close()
             self.start()
 
     def bury(self) -> None:
@@ -334,6 +397,13 @@ class LeaseWorld:
         assert frame is not None
         return frame
 
+    def finish(self) -> None:
+        """Work once more, take everything, close in good order."""
+        self.batch()
+        self.sync()
+        self.drain()
+        self.close()
+
     def drain(self) -> None:
         """Every record that is not consumed comes once more, in order, unaltered."""
         self.now += 10**6
@@ -349,6 +419,10 @@ class LeaseWorld:
         check(got == left, f"{got} came back, not {left}")
 
 
+_OFTEN = "batch lease lease acknowledge"
+_STEPS = f"{_OFTEN} {_OFTEN} release get wait tidy age bury".split()
+
+
 def chain(seed: int, cuts: int) -> None:
     """`cuts` crashes in a row, wherever the workload or recovery happens to be; every fourth
     world is under a weaker durability."""
@@ -359,7 +433,7 @@ def chain(seed: int, cuts: int) -> None:
             if world.store is None:
                 world.start()
             while True:
-                world.step()
+                world.do(world.choose())
 
         for _ in range(cuts):
             at = 1 + int(world.random.expovariate(1 / world.random.choice((4, 30))))

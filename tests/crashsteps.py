@@ -22,6 +22,8 @@ _NOISE = Random(0).randbytes(1 << 17)
 class Workload(World):
     """Steps that a queue can be put through, each held against the ledger at once."""
 
+    files_max = 2  # active segment, cursor
+
     def step(self) -> None:
         """One random step."""
         self.do(self.choose())
@@ -111,6 +113,12 @@ class Workload(World):
     def get_some(self) -> None:
         for _ in range(self.random.randint(2, 12)):
             self.get()
+
+    def finish(self) -> None:
+        """Work once more, consume everything, close in good order."""
+        self.put()
+        self.drain()
+        self.close()
 
     def drain(self) -> None:
         """Consume everything."""

@@ -19,13 +19,14 @@ can pass for the other.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
-from logqueue.errors import Corrupt
+from logqueue.errors import Corrupt, DiskFull
 from logqueue.storage.disk import Disk, Extent
 from logqueue.storage.format import (
     FRAMES_OFFSET,
@@ -235,7 +236,8 @@ class AckLog:
         self._durable, self._named = self._last, 0
         if old[0] is not None:
             old[0].close()
-            self._disk.rename(old[0].path, os.path.join(self._directory, ACKS_SPARE))
+            with contextlib.suppress(DiskFull):  # the next start makes it the spare otherwise
+                self._disk.rename(old[0].path, os.path.join(self._directory, ACKS_SPARE))
 
     def begin_sync(self) -> Extent | None:
         """The file to sync so that every step so far is durable; None when they are."""
@@ -295,6 +297,10 @@ class AckLog:
     def _replace_spare(self, size: int) -> Extent:
         path = os.path.join(self._directory, ACKS_SPARE)
         other = self._disk.create(path + TEMPORARY_SUFFIX, size)
-        self._disk.rename(other.path, path)
+        try:
+            self._disk.rename(other.path, path)
+        except BaseException:
+            other.close()
+            raise
         other.path = path
         return other
