@@ -115,3 +115,42 @@ def test_a_payload_proves_itself(producer: int, n: int, length: int, data: st.Da
     flipped = payload[:at] + bytes([payload[at] ^ (1 << data.draw(st.integers(0, 7)))])
     with pytest.raises(ValueError, match="CRC"):
         sender(flipped + payload[at + 1 :])
+
+
+BATCH = ["b 1 3"]  # never answered
+
+
+def test_a_batch_that_was_never_answered_is_there_or_not() -> None:
+    assert judge((BATCH, ["g 1", "e"], True)).delivered == 0
+    whole = ["g 4", "r 1 0 1", "r 2 0 2", "r 3 0 3", "e 1"]
+    assert judge((BATCH, whole, True)).delivered == 3
+    assert judge((BATCH, ["g 9", "r 1 0 1"], True)).taken_unseen == 2  # a get died with the rest
+    assert judge((BATCH, ["g 9", "r 2 0 2"], True)).taken_unseen == 2
+
+
+@pytest.mark.parametrize(
+    ("lives", "complaint"),
+    [
+        pytest.param(
+            [(BATCH, ["g 2", "r 1 0 1", "e"], True)], "the queue ended before", id="end_missing"
+        ),
+        pytest.param(
+            [
+                (BATCH, [], True),
+                (["i 4 4", "a 4 3"], ["g 3", "r 1 0 1", "r 2 0 2", "r 3 0 4"], True),
+            ],
+            "split",
+            id="another_inside",
+        ),
+        pytest.param(
+            [(["i 1 1", "a 1 1", "b 2 4"], ["g 2", "r 1 0 1", "r 2 0 3"], True)],
+            "split",
+            id="beginning_missing",
+        ),
+    ],
+)
+def test_a_batch_in_parts_is_seen(
+    lives: list[tuple[list[str], list[str], bool]], complaint: str
+) -> None:
+    with pytest.raises(Broken, match=complaint):
+        judge(*lives)

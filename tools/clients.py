@@ -128,7 +128,7 @@ def produce(
         connection = Connection(port)
         while first < end:
             last = min(first + load.pipelined, end) - 1
-            payloads = [message(producer, n, _size(chance)) for n in range(first, last + 1)]
+            payloads = [message(producer, n, size(chance)) for n in range(first, last + 1)]
             file.write(f"i {first} {last}\n")
             file.flush()
             requests = [b"%b%d\r\n\r\n%b" % (head, len(each), each) for each in payloads]
@@ -145,7 +145,8 @@ def produce(
             at_work.tell()
 
 
-def _size(chance: random.Random) -> int:
+def size(chance: random.Random) -> int:
+    """Bytes of the next message."""
     return SIZE_RARE if chance.random() < RARELY else chance.choice(SIZES)
 
 
@@ -165,7 +166,7 @@ def consume(busy: Semaphore, port: int, queue: str, journal: Path, load: Load, d
                     empty += 1
                     file.write("e\n")
                 else:
-                    file.write(_receipt(position, body))
+                    file.write(receipt(position, body))
             if answered < depth or (drain and empty == answered):
                 return
             at_work.tell()
@@ -173,7 +174,8 @@ def consume(busy: Semaphore, port: int, queue: str, journal: Path, load: Load, d
                 time.sleep(PAUSE_EMPTY_S)
 
 
-def _receipt(position: int, body: bytes) -> str:
+def receipt(position: int, body: bytes) -> str:
+    """The journal's line for a message that was got."""
     if position == 0:  # no message
         return f"f {body[:200]!r}\n"
     try:

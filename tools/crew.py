@@ -9,6 +9,7 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Semaphore
 from pathlib import Path
 
+from tools.batches import consume_batches, produce_batches
 from tools.clients import TIMEOUT_S, Load, consume, produce
 from tools.jobs import JobLedger
 from tools.ledger import Ledger, Outbox
@@ -16,7 +17,7 @@ from tools.workers import work
 
 # A server process is forked once, early and without threads, and forks the clients: 5 ms each.
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["tools.workers"])
+_CONTEXT.set_forkserver_preload(["tools.batches", "tools.workers"])
 
 
 JOBS = "jobs"  # the queue that is leased from
@@ -26,8 +27,8 @@ JOBS = "jobs"  # the queue that is leased from
 class Crew:
     """Clients of one daemon, their journals in `directory`, and the ledgers of their queues.
 
-    Producer and consumer i work on queue i modulo the number of queues; each of the `workers`
-    leases from the queue JOBS, to which as many more producers put.
+    Producer and consumer i work on queue i modulo the number of queues, on every second one by
+    batches; each of the `workers` leases from the queue JOBS, to which as many more producers put.
     """
 
     directory: Path
@@ -58,14 +59,20 @@ class Crew:
         for i in range(0 if consume_only else self.producers + self.workers):
             queue = self.queues[i % len(self.queues)] if i < self.producers else JOBS
             path = self._producing[queue][i] = self.directory / f"producer-{i}"
-            self._start(produce, port, queue, i, self._outbox(queue).next_of(i), path, load)
+            run = produce_batches if self._in_batches(queue) else produce
+            self._start(run, port, queue, i, self._outbox(queue).next_of(i), path, load)
         for i in range(max(self.consumers, len(self.queues))):
             queue = self.queues[i % len(self.queues)]
-            self._take(consume, port, queue, f"consumer-{i}", load, consume_only)
+            drain = consume_only or self._in_batches(queue)
+            take = consume_batches if drain else consume
+            self._take(take, port, queue, f"consumer-{i}", load, consume_only)
         for i in range(self.workers):
             self._take(work, port, JOBS, f"worker-{i}", load, consume_only)
         for _ in self._working:  # so that a slow machine has its share of work done, too
             assert self._busy.acquire(timeout=TIMEOUT_S), "a client does not get to work"
+
+    def _in_batches(self, queue: str) -> bool:
+        return queue in self.queues[1::2]
 
     def _outbox(self, queue: str) -> Outbox:
         return (self.jobs if queue == JOBS else self.ledgers[queue]).outbox

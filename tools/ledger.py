@@ -5,11 +5,12 @@ writes down what it is about to do, does it, and writes down what came of it: it
 only witness.  A journal is lines of text:
 
     producer    i FIRST LAST     about to put these messages, in this order
+                b FIRST LAST     the same, as one batch: all of it will be there, or nothing
                 a N POSITION     message N was acknowledged and stands at POSITION
                 f N ANSWER       message N was refused: it must never be delivered
     consumer    g COUNT          about to get so many messages
                 r POSITION PRODUCER N   this one was delivered, unaltered
-                e                the queue was empty
+                e [COUNT]        the queue was empty for the last one, or the last COUNT
                 f ANSWER         the get was refused: it must not have taken a message
                 x POSITION WHY   delivered, but altered
 
@@ -59,6 +60,7 @@ class Outbox:
         self.refused = 0
         self.awaited: dict[tuple[int, int], int] = {}
         self.uncertain: set[tuple[int, int]] = set()
+        self.batches: dict[tuple[int, int], range] = {}  # of what is uncertain: the whole batch
         self._next: dict[int, int] = {}  # per producer, the next message to send
         self._last: dict[int, tuple[int, int]] = {}  # per producer, acknowledged: n, position
 
@@ -85,17 +87,21 @@ class Outbox:
         """It has come out, and is not to come again."""
         self.awaited.pop(sender, None)
         self.uncertain.discard(sender)
+        self.batches.pop(sender, None)
 
     def _sent(self, producer: int, words: list[str]) -> None:
         what, n, *rest = words
-        if what == "i":
-            first, last = int(n), int(rest[0])
-            assert first == self.next_of(producer)
-            self.uncertain.update((producer, each) for each in range(first, last + 1))
-            self._next[producer] = last + 1
+        if what in ("i", "b"):
+            sent = range(int(n), int(rest[0]) + 1)
+            assert sent.start == self.next_of(producer)
+            self.uncertain.update((producer, each) for each in sent)
+            if what == "b":
+                self.batches.update(((producer, each), sent) for each in sent)
+            self._next[producer] = sent.stop
             return
         key = producer, int(n)
         self.uncertain.remove(key)
+        self.batches.pop(key, None)
         if what == "f":
             self.refused += 1
             return
@@ -129,6 +135,7 @@ class Ledger:
         self.taken_unseen = 0  # positions that a get took along when the daemon died
         self._last_delivered: dict[int, int] = {}
         self._position = 0  # the last one delivered
+        self._batch: tuple[range, int, int] | None = None  # positions, producer, first message
         self._unseen: set[int] = set()
         self._gets_lost = 0  # gets that died with the daemon since the last delivery
 
@@ -162,6 +169,8 @@ class Ledger:
     def finish(self) -> None:
         """The queue has just been drained: everything acknowledged must have come out."""
         end = max(self.outbox.awaited.values(), default=0)
+        if self._batch is not None:  # as a whole
+            end = max(end, self._batch[0].stop - 1)
         missing = range(self._position + 1, end + 1)
         if len(missing) > self._gets_lost:
             raise Broken(f"lost: the queue ended before positions {missing} were delivered")
@@ -178,6 +187,7 @@ class Ledger:
         for receipt in receipts:
             if receipt.position <= self._position:
                 raise Broken(f"delivered twice, or out of order: {receipt} after {self._position}")
+            self._keep_whole(receipt)
             missing = range(self._position + 1, receipt.position)
             gets_lost -= max(0, len(missing) - inherited)
             inherited = 0
@@ -189,6 +199,20 @@ class Ledger:
             self._match(receipt)
         self._gets_lost = gets_lost + inherited
         self.delivered += len(receipts)
+
+    def _keep_whole(self, receipt: Receipt) -> None:
+        """Of a batch that nobody was told of, all is there once one message of it is."""
+        position, producer, n = receipt
+        if self._batch is not None and position in self._batch[0]:
+            positions, owner, first = self._batch
+            if (producer, n) != (owner, first + position - positions.start):
+                raise Broken(f"a batch was split: {receipt} within {self._batch}")
+        elif (producer, n) in self.outbox.batches:
+            sent = self.outbox.batches[producer, n]
+            start = position - (n - sent.start)
+            if start <= self._position:
+                raise Broken(f"a batch was split: {receipt}, of messages {sent}")
+            self._batch = range(start, start + len(sent)), producer, sent.start
 
     def _match(self, receipt: Receipt) -> None:
         position, producer, n = receipt
@@ -211,7 +235,7 @@ def read_consumer(journal: Iterable[str], receipts: list[Receipt]) -> tuple[int,
         if what == "g":
             asked += int(rest[0])
             continue
-        answered += 1
+        answered += int(rest[0]) if what == "e" and rest else 1
         if what == "x":
             raise Broken(f"altered: {line.strip()}")
         if what == "r":

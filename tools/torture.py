@@ -108,9 +108,9 @@ class Torture:
         self,
         directory: Path,
         queues: int = 2,
-        producers: int = 6,
-        consumers: int = 4,
-        workers: int = 2,
+        producers: int = 4,
+        consumers: int = 2,
+        workers: int = 1,
     ) -> None:
         names = [f"q{i}" for i in range(queues)]
         self.crew = Crew(directory, names, producers, consumers, workers)
