@@ -296,11 +296,6 @@ class AckLog:
 
     def _replace_spare(self, size: int) -> Extent:
         path = os.path.join(self._directory, ACKS_SPARE)
-        other = self._disk.create(path + TEMPORARY_SUFFIX, size)
-        try:
-            self._disk.rename(other.path, path)
-        except BaseException:
-            other.close()
-            raise
-        other.path = path
-        return other
+        self._disk.create(path + TEMPORARY_SUFFIX, size).close()
+        self._disk.rename(path + TEMPORARY_SUFFIX, path)
+        return self._disk.open(path, writable=True)
