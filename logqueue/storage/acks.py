@@ -96,19 +96,16 @@ def inspect_acks(
 
     Never writes.  Raises Corrupt, NewerFormat, LimitExceeded, StorageFailed.
     """
-    ours = sorted(name for name in names if acks_base(name) is not None)
+    ours = sorted((base, name) for name in names if (base := acks_base(name)) is not None)
     if not ours:
         return None
-    path, base = os.path.join(directory, ours[-1]), acks_base(ours[-1])
-    assert base is not None
+    stale, (base, newest) = [name for _, name in ours[:-1]], ours[-1]
+    path = os.path.join(directory, newest)
     header = read_header(disk, path, base, acks_id(queue_id))
-    extent = open_existing(disk, path)
-    try:
+    with contextlib.closing(open_existing(disk, path)) as extent:
         tail = scan_tail(extent, header, base - 1, FRAMES_OFFSET, base, notes)
         leases, named = _replay_all(extent, tail)
-        return AckTail(tail, leases, ours[:-1], records, named)
-    finally:
-        extent.close()
+        return AckTail(tail, leases, stale, records, named)
 
 
 def _replay_all(extent: Extent, tail: Tail) -> tuple[Leases, int]:
