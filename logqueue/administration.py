@@ -6,10 +6,10 @@ import heapq
 from collections.abc import Callable, Mapping
 
 from logqueue.errors import BadOption, NoSuchQueue, OptionConflict
+from logqueue.handle import Handle
 from logqueue.keeper import Keeper
 from logqueue.local import LocalQueues
 from logqueue.options import QueueOptions
-from logqueue.pool import Handle
 from logqueue.storage.queue import Queue
 from logqueue.web.queues import Details, Overview
 

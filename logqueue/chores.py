@@ -12,7 +12,8 @@ import trio
 from logqueue.commit import Committer
 from logqueue.config import Config
 from logqueue.errors import Corrupt, DiskFull, LimitExceeded, LogqueueError
-from logqueue.pool import Handle, Pool
+from logqueue.handle import Handle
+from logqueue.pool import Pool
 from logqueue.storage.clock import clock_ms
 from logqueue.storage.compactor import Retention, Usage, next_due_ms, plan, usage
 from logqueue.storage.delivery import NoRoom

@@ -163,7 +163,7 @@ async def _serve(
 
     def handler(config: Config) -> Handler:
         password = None if config.auth is None else os.fsencode(config.auth)
-        dialect = monitor.dialect = Dialect(queues, password, monitor.pages)
+        dialect = monitor.dialect = Dialect(queues, password, monitor.pages, monitor.failures)
         durable = "disk" if config.durability == "always" else "page-cache"
         api = Api(queues, dialect, password, durable)
         return AccessLog(api) if config.access_log else api

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
 
 import trio
 
 from logqueue.chores import Chores
 from logqueue.commit import Committer
 from logqueue.config import Config
-from logqueue.latency import Latencies
+from logqueue.handle import Handle
 from logqueue.lines import Lines
-from logqueue.pool import Handle, Pool
-from logqueue.storage.compactor import Usage
+from logqueue.observed import Observed, Recovery
+from logqueue.pool import Pool
 from logqueue.storage.delivery import NoRoom
 from logqueue.storage.headers import body_of
 from logqueue.storage.queue import Queue
 from logqueue.storage.reader import Cold, Fetch
-from logqueue.storage.ring import NEVER_WRITTEN, Positions
+from logqueue.storage.ring import NEVER_WRITTEN
 from logqueue.storage.store import Store
 from logqueue.web.message import Presence, Promise
 from logqueue.web.queues import Status
@@ -27,24 +26,7 @@ UNSYNCED_BYTES_SYNC = 4 << 20  # start a sync, so that no mode leaves much for t
 UNSYNCED_BYTES_MAX = 8 << 20  # and make puts wait here, below what wakes the kernel's throttling
 
 
-class Sight(NamedTuple):
-    """One queue as an operator sees it."""
-
-    positions: Positions
-    last: int  # the newest sequence, which is the number of messages ever put
-    segments: int
-    usage: Usage
-    is_damaged: bool
-
-
-class Recovery(NamedTuple):
-    """What a start found."""
-
-    seconds: float = 0.0
-    notes: int = 0  # things tidied up, each logged
-
-
-class LocalQueues:
+class LocalQueues(Observed):
     """All queues of one data directory.  Satisfies `logqueue.web.queues.Queues`."""
 
     def __init__(self, store: Store, committer: Committer, config: Config) -> None:
@@ -161,48 +143,6 @@ class LocalQueues:
 
     def set_sync_interval(self, seconds: int) -> None:
         self._chores.sync_interval_s = seconds
-
-    def usage(self, name: bytes) -> Usage:
-        """What a queue takes on disk: what is live, what is consumed, what of that is kept."""
-        return self._chores.usage(name)
-
-    # ------------------------------------------------------------ what an operator asks
-
-    def names(self) -> list[bytes]:
-        """All queues, the damaged ones too, in no order."""
-        return list({*self._pool.open, *self._pool.resting, *self._pool.damaged})
-
-    def sight(self, name: bytes) -> Sight | None:
-        """One queue, without opening it; None when there is none, or it is being opened."""
-        if name in self._pool.damaged:
-            return Sight(NEVER_WRITTEN, 0, 0, Usage(0, 0, 0), is_damaged=True)
-        facts = self._pool.facts(name)
-        if facts is None:
-            return None
-        handle = self._open.get(name)
-        is_damaged = handle is not None and handle.queue.damage is not None
-        usage = self._chores.usage(name)
-        return Sight(facts.positions, facts.last, len(facts.sealed) + 1, usage, is_damaged)
-
-    def damaged(self) -> int:
-        """How many queues answer errors because their bytes on disk are wrong."""
-        met = sum(handle.queue.damage is not None for handle in self._open.values())
-        return len(self._pool.damaged) + met
-
-    @property
-    def open_count(self) -> int:
-        """How many queues are held open."""
-        return len(self._open)
-
-    @property
-    def sync_latencies(self) -> Latencies:
-        """How long syncs took."""
-        return self._committer.latencies
-
-    @property
-    def syncing_s(self) -> float:
-        """How many seconds the oldest sync that runs has been running; 0 without one."""
-        return self._committer.syncing_s
 
     # ------------------------------------------------------------ life cycle
 

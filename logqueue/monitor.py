@@ -1,74 +1,30 @@
-"""What the daemon tells about itself: health, metrics, and the list of its queues.
-
-Puts and gets are not counted: the sequences on disk are the counters, so a scrape costs and the
-hot path does not.  Series are bounded: METRIC_QUEUES_MAX queues have series of their own, as long
-as they exist; all others are added up in one without a name.
-"""
+"""What the daemon tells about itself: health, the list of its queues, and its metrics as a page."""
 
 from __future__ import annotations
 
 import heapq
 import json
 import os
-import re
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable
 from urllib.parse import quote
 
 import trio
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
 
-from logqueue import __version__
 from logqueue.administration import Administration
+from logqueue.census import Census, Numbers
 from logqueue.config import Config
 from logqueue.latency import Latencies
-from logqueue.local import Sight
+from logqueue.metrics import CONTENT_TYPE, Metrics, Sources
 from logqueue.notify import notify
+from logqueue.web.failures import Failures
 from logqueue.web.httpsqs import Dialect
 from logqueue.web.message import Response
 from logqueue.web.pages import Pages, page
 from logqueue.web.shared import Traffic
 
-METRIC_QUEUES_MAX = 500
-OTHERS = ""  # the label of all the other queues; the queue with the empty name is shown as %00
-SIGHT_BATCH = 32  # queues looked at before others get their turn
-METRICS_AGE_S = 1.0  # a scrape is answered again for so long: it costs milliseconds
-METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 HUNG_S = 30.0  # a sync that runs for so long is a disk that hangs: starve the watchdog
+METRICS_AGE_S = 1.0  # a scrape is answered again for so long: it costs milliseconds
 TURN_S = 0.5  # between two looks at how late the event loop is
-
-_hidden = re.compile("[\udc80-\udcff\x00-\x1f\x7f%]")
-
-
-class Numbers(NamedTuple):
-    """What is known of one queue, or of several added up."""
-
-    unread: int = 0
-    put: int = 0
-    taken: int = 0
-    segments: int = 0
-    live: int = 0
-    consumed: int = 0
-    retained: int = 0
-    damaged: int = 0
-
-    @classmethod
-    def of(cls, sight: Sight) -> Numbers:
-        """The numbers of one queue."""
-        unread = sight.positions.unread
-        taken = max(0, sight.last - unread)
-        damaged = int(sight.is_damaged)
-        return cls(unread, sight.last, taken, sight.segments, *sight.usage, damaged)
-
-    def plus(self, other: Numbers) -> Numbers:
-        """Both added up."""
-        return Numbers(*(a + b for a, b in zip(self, other, strict=True)))
 
 
 class Monitor:
@@ -78,28 +34,33 @@ class Monitor:
         self, queues: Administration, config: Config, is_draining: Callable[[], bool]
     ) -> None:
         self.traffic = Traffic()
-        self.dialect: Dialect | None = None  # whose failures are counted
+        self.failures = Failures()
+        self.dialect: Dialect | None = None  # whose failures with passwords are counted
         self.lags = Latencies()  # of the event loop
         self._queues = queues
         self._config = config
         self._is_draining = is_draining
-        self._labelled: set[bytes] = set()
-        self._numbers: dict[str, Numbers] = {}
+        self._census = Census(queues, self.failures)
+        self._metrics = Metrics(
+            Sources(
+                queues,
+                self._census,
+                self.traffic,
+                self.failures,
+                self.lags,
+                config.disk_reserve_bytes,
+            )
+        )
         self._scraping = trio.Lock()
-        self._count = self._damaged = self._free = 0
-        self._syncing_s = 0.0
         self._scraped = b""
         self._scraped_at = float("-inf")
-        self._registry = CollectorRegistry()
-        self._registry.register(self)
-        ProcessCollector(registry=self._registry)
 
     @property
     def pages(self) -> Pages:
         """For the dialect."""
         return Pages(
             {b"/healthz": self._healthz, b"/readyz": self._readyz},
-            {b"/metrics": self._metrics},
+            {b"/metrics": self._show_metrics},
             self._list_queues,
         )
 
@@ -128,15 +89,15 @@ class Monitor:
         found = []
         if self._is_draining():
             found.append("draining: the daemon is about to end")
-        free = await trio.to_thread.run_sync(self._free_bytes)
-        if free <= self._config.disk_reserve_bytes:
+        if await trio.to_thread.run_sync(self.free_bytes) <= self._config.disk_reserve_bytes:
             found.append("disk: no space above the reserve (--reserve-bytes)")
         damaged = self._queues.damaged()
         if damaged:
             found.append(f"queues: {damaged} damaged, see the log")
         return found
 
-    def _free_bytes(self) -> int:
+    def free_bytes(self) -> int:
+        """Of the file system that the queues are on.  Blocks."""
         facts = os.statvfs(self._config.data_directory)
         return facts.f_bavail * facts.f_frsize
 
@@ -165,132 +126,15 @@ class Monitor:
 
     # ------------------------------------------------------------ metrics
 
-    async def _metrics(self) -> Response:
+    async def _show_metrics(self) -> Response:
         async with self._scraping:
             if trio.current_time() - self._scraped_at >= METRICS_AGE_S:
-                await self._look_at_queues()
-                self._free = await trio.to_thread.run_sync(self._free_bytes)
-                self._scraped = await trio.to_thread.run_sync(generate_latest, self._registry)
+                await self._census.look()
+                metrics = self._metrics
+                metrics.free_bytes = await trio.to_thread.run_sync(self.free_bytes)
+                metrics.syncing_s = self._queues.syncing_s
+                if self.dialect is not None:
+                    metrics.auth_failures = self.dialect.patience.failures
+                self._scraped = await trio.to_thread.run_sync(metrics.exposition)
                 self._scraped_at = trio.current_time()
-        return page(200, METRICS_TYPE, self._scraped)
-
-    async def _look_at_queues(self) -> None:
-        names = self._queues.names()
-        self._labelled.intersection_update(names)
-        numbers: dict[str, Numbers] = {}
-        for at, name in enumerate(names):
-            if at % SIGHT_BATCH == 0:
-                await trio.lowlevel.checkpoint()
-            sight = self._queues.sight(name)
-            if sight is None:
-                continue
-            if len(self._labelled) < METRIC_QUEUES_MAX:
-                self._labelled.add(name)
-            label = shown(name) if name in self._labelled else OTHERS
-            numbers[label] = numbers.get(label, Numbers()).plus(Numbers.of(sight))
-        self._numbers = numbers
-        self._count, self._damaged = len(names), self._queues.damaged()
-        self._syncing_s = self._queues.syncing_s
-
-    def describe(self) -> list[Metric]:
-        """None in advance: the registry would collect before there is anything."""
-        return []
-
-    def collect(self) -> Iterator[Metric]:
-        """The metrics, for the registry.  Runs in a thread; reads plain numbers alone."""
-        yield from self._of_queues()
-        yield from self._of_storage()
-        yield from self._of_server()
-
-    def _of_queues(self) -> Iterator[Metric]:
-        labels = ["queue"]
-        depth = GaugeMetricFamily("logqueue_queue_depth", "Messages not consumed", labels=labels)
-        put = CounterMetricFamily("logqueue_queue_put", "Messages ever put", labels=labels)
-        taken = CounterMetricFamily(
-            "logqueue_queue_consumed", "Messages got, reset or purged", labels=labels
-        )
-        segments = GaugeMetricFamily("logqueue_queue_segments", "Segment files", labels=labels)
-        damaged = GaugeMetricFamily(
-            "logqueue_queue_damaged", "Queues that answer errors", labels=labels
-        )
-        size = GaugeMetricFamily(
-            "logqueue_queue_bytes", "Disk space by state", labels=["queue", "state"]
-        )
-        for label, numbers in self._numbers.items():
-            for family, value in (
-                (depth, numbers.unread),
-                (put, numbers.put),
-                (taken, numbers.taken),
-                (segments, numbers.segments),
-                (damaged, numbers.damaged),
-            ):
-                family.add_metric([label], value)
-            for state in ("live", "consumed", "retained"):
-                size.add_metric([label, state], getattr(numbers, state))
-        yield from (depth, put, taken, segments, damaged, size)
-
-    def _of_storage(self) -> Iterator[Metric]:
-        queues, recovery = self._queues, self._queues.recovery
-        yield GaugeMetricFamily("logqueue_queues", "Queues that exist", self._count)
-        yield GaugeMetricFamily("logqueue_queues_open", "Queues held open", queues.open_count)
-        yield GaugeMetricFamily("logqueue_queues_damaged", "Damaged queues", self._damaged)
-        yield GaugeMetricFamily(
-            "logqueue_long_polls", "Consumers that wait for a message", queues.waiting
-        )
-        yield GaugeMetricFamily("logqueue_disk_free_bytes", "Of the file system", self._free)
-        reserve = self._config.disk_reserve_bytes
-        yield GaugeMetricFamily("logqueue_disk_reserve_bytes", "Puts stop there", reserve)
-        yield _histogram("logqueue_sync_seconds", "Syncs to disk", queues.sync_latencies)
-        yield GaugeMetricFamily(
-            "logqueue_syncing_seconds", "Age of the oldest sync that runs", self._syncing_s
-        )
-        yield GaugeMetricFamily(
-            "logqueue_recovery_seconds", "What the start took", recovery.seconds
-        )
-        yield GaugeMetricFamily(
-            "logqueue_recovery_notes", "What the start tidied up, see the log", recovery.notes
-        )
-
-    def _of_server(self) -> Iterator[Metric]:
-        build = GaugeMetricFamily("logqueue_build_info", "Version", labels=["version"])
-        build.add_metric([__version__], 1)
-        yield build
-        count = len(self.traffic.connections)
-        yield GaugeMetricFamily("logqueue_connections", "Connections that are open", count)
-        refused = CounterMetricFamily(
-            "logqueue_http_refused", "Requests refused, by HTTP status", labels=["status"]
-        )
-        for status, count in sorted(self.traffic.refused.copy().items()):
-            refused.add_metric([str(status)], count)
-        yield refused
-        yield _histogram("logqueue_loop_lag_seconds", "How late the event loop is", self.lags)
-        if self.dialect is None:
-            return
-        failures = CounterMetricFamily(
-            "logqueue_operation_errors", "Operations that the storage refused", labels=["opt"]
-        )
-        for operation, count in sorted(self.dialect.failures.copy().items()):
-            failures.add_metric([operation.decode()], count)
-        yield failures
-        yield CounterMetricFamily(
-            "logqueue_auth_failures",
-            "Requests without the password",
-            self.dialect.patience.failures,
-        )
-
-
-def shown(name: bytes) -> str:
-    """A queue's name for people: UTF-8, with `%XX` for what is not, for controls and for `%`.
-
-    No two names are shown alike.
-    """
-    text = name.decode("utf-8", "surrogateescape")
-    return _hidden.sub(lambda found: f"%{ord(found[0]) & 0xFF:02X}", text) or "%00"
-
-
-def _histogram(name: str, text: str, latencies: Latencies) -> Metric:
-    buckets = [
-        ("+Inf" if bound == float("inf") else str(bound), float(count))
-        for bound, count in latencies.buckets()
-    ]
-    return HistogramMetricFamily(name, text, buckets=buckets, sum_value=latencies.sum_s)
+        return page(200, CONTENT_TYPE, self._scraped)

@@ -21,10 +21,12 @@ from typing import ParamSpec, TypeAlias, TypeVar
 
 import trio
 
-from logqueue.commit import Committer, Group
+from logqueue.commit import Committer
 from logqueue.errors import Corrupt, DiskFull, LimitExceeded, LogqueueError, StorageFailed
+from logqueue.handle import Handle
 from logqueue.options import DEFAULT, QueueOptions
 from logqueue.storage.queue import Queue
+from logqueue.storage.reader import Peek
 from logqueue.storage.store import Resting, Store
 
 CLOSERS = 8  # queues closed at once; each takes a few syncs, see commit.SYNC_THREADS
@@ -40,22 +42,6 @@ _T = TypeVar("_T")
 Found: TypeAlias = Resting | LogqueueError  # of one queue, by an inspection
 
 _log = logging.getLogger("logqueue.store")
-
-
-class Handle(Group):
-    """An open queue.  `away` while a worker owns it, and for good once it is `closed`."""
-
-    __slots__ = ("away", "changed", "closed", "expires_ms", "fetched", "stored", "used")
-
-    def __init__(self, queue: Queue, tick: int) -> None:
-        super().__init__(queue)
-        self.away = False
-        self.closed = False
-        self.changed = trio.Event()  # set, and replaced, when the queue comes back
-        self.fetched: trio.Event | None = None  # set when the read-ahead that runs has come
-        self.expires_ms: int | None = None  # when its oldest message is too old, as far as known
-        self.stored = tick  # of the pool's clock, when something was stored last
-        self.used = tick  # when it was acquired last
 
 
 class Pool:
@@ -87,7 +73,11 @@ class Pool:
     def facts(self, name: bytes) -> Resting | None:
         """What is known of a queue; None when it does not exist or is damaged."""
         handle = self.open.get(name)
-        return self.resting.get(name) if handle is None else Resting.of(handle.queue)
+        return self.resting.get(name) if handle is None else handle.facts
+
+    def first_unread(self, name: bytes, facts: Resting) -> Peek | None:
+        """How to look at the oldest record that is not consumed; None without one."""
+        return self._store.first_unread(name, facts)
 
     async def acquire(self, name: bytes) -> Handle:
         """The open queue `name`, owned by the event loop; opened or created if need be.
@@ -128,6 +118,7 @@ class Pool:
 
         When cancelled, either nothing was done or `work` was done to its end.
         """
+        handle.lent = handle.facts
         handle.away = True
         try:
             await self._committer.settle(handle)

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from logqueue.census import METRIC_QUEUES_MAX, shown
 from logqueue.latency import BOUNDS_S, Latencies
-from logqueue.monitor import METRIC_QUEUES_MAX, shown
 from logqueue.storage.format import SEGMENT_BYTES_MIN
 from logqueue.web.credentials import (
     CLIENTS_MAX,

@@ -16,8 +16,9 @@ from logqueue.chores import AGE_CHECK_MS, IDLE_TICKS, STEP_BYTES, Chores
 from logqueue.commit import Committer
 from logqueue.config import DESCRIPTORS_PER_QUEUE, Config
 from logqueue.errors import Corrupt, LimitExceeded, UsageError
+from logqueue.handle import Handle
 from logqueue.options import QueueOptions
-from logqueue.pool import Handle, Pool
+from logqueue.pool import Pool
 from logqueue.storage.acks import ACKS_BYTES_MIN
 from logqueue.storage.delivery import SKIPS_MAX
 from logqueue.storage.disk import MmapDisk

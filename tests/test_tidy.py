@@ -102,7 +102,8 @@ def test_each_package_keeps_to_its_side(package: str) -> None:
 
 def test_only_the_composition_root_knows_both_halves() -> None:
     """The others see of `web` only the ports and their vocabulary."""
-    both = {"logqueue.daemon", "logqueue.monitor"}  # the monitor watches the two
+    both = {"logqueue.daemon"}
+    both |= {f"logqueue.{each}" for each in ("monitor", "census", "metrics")}  # they watch the two
     ports = {"logqueue.web.queues", "logqueue.web.message", "logqueue.web.pages"}
     for module in MODULES:
         if module not in both and not module.startswith("logqueue.web"):

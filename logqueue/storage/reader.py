@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import NamedTuple, TypeAlias
 
-from logqueue.errors import Corrupt
+from logqueue.errors import Corrupt, LogqueueError
 from logqueue.storage.disk import Disk, Extent
 from logqueue.storage.format import (
     FRAMES_OFFSET,
@@ -22,6 +22,7 @@ from logqueue.storage.format import (
     index_lookup,
 )
 from logqueue.storage.frame import (
+    FRAME,
     FRAME_BYTES,
     LENGTH_AND_SEQUENCE,
     LENGTH_OFFSET,
@@ -207,6 +208,34 @@ class Fetch:
             self.damage = Corrupt(self._path, 0, "the file is gone", self.sequence)
         except Corrupt as error:
             self.damage = error
+
+
+class Peek(NamedTuple):
+    """Asking when a record was put; shares nothing with the log, as `Fetch`."""
+
+    disk: Disk
+    path: str
+    offset: int
+    sequence: int
+
+    def run(self) -> int | None:
+        """Milliseconds since the epoch; None when the record does not stand there any more, or
+        cannot be read.  Reads a header and checks its sequence alone: whoever wants the record
+        finds the damage.  Blocks."""
+        try:
+            extent = self.disk.open(self.path)
+        except (FileNotFoundError, LogqueueError):
+            return None
+        try:
+            header = extent.read(self.offset, FRAME_BYTES)
+        except Corrupt:
+            return None
+        finally:
+            extent.close()
+        if len(header) < FRAME_BYTES:
+            return None
+        _, _, sequence, timestamp, *_ = FRAME.unpack(header)
+        return int(timestamp) if sequence == self.sequence else None
 
 
 class Cold(Exception):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from bisect import bisect_right
 from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -12,7 +13,7 @@ from logqueue.errors import Corrupt, LogqueueError, StorageFailed, UsageError
 from logqueue.options import DEFAULT, QueueOptions
 from logqueue.storage.acks import ACKS_BYTES_MIN
 from logqueue.storage.disk import Disk, Lock, replace_file
-from logqueue.storage.format import SEGMENT_BYTES_MIN, decode_meta
+from logqueue.storage.format import FRAMES_OFFSET, SEGMENT_BYTES_MIN, decode_meta
 from logqueue.storage.layout import (
     FORMAT,
     LOCK,
@@ -22,11 +23,13 @@ from logqueue.storage.layout import (
     decode_format,
     directory_name,
     encode_format,
+    segment_name,
 )
 from logqueue.storage.leases import Leases
-from logqueue.storage.log import Sealed
+from logqueue.storage.log import Position, Sealed
 from logqueue.storage.opening import create_queue, open_queue
 from logqueue.storage.queue import Options, Queue
+from logqueue.storage.reader import Peek
 from logqueue.storage.recovery import Report, inspect
 from logqueue.storage.ring import Positions, positions
 
@@ -44,6 +47,7 @@ class Resting(NamedTuple):
     notes: tuple[str, ...] = ()
     due_ms: int | None = None  # when the next lease or delay ends; 0 with a dead record
     last: int = 0  # the newest sequence
+    front: Position = Position(0, 0)  # where the next record to consume stands, as far as known
 
     @classmethod
     def of(cls, queue: Queue) -> Resting:
@@ -58,6 +62,7 @@ class Resting(NamedTuple):
             queue.oversized,
             due_ms=None if queue.delivery is None else queue.delivery.leases.next_event(),
             last=queue.log.last,
+            front=queue.next_position,
         )
 
     @classmethod
@@ -67,6 +72,8 @@ class Resting(NamedTuple):
         assert report.tail is not None
         rings, size = report.meta.rings, report.tail.header.size
         consumed, last = report.consumed, report.next_sequence - 1
+        assert report.checkpoint is not None
+        front = Position(report.checkpoint.base, report.checkpoint.offset)
         leases = Leases(consumed)
         if report.acks is not None:
             leases = report.acks.leases
@@ -87,6 +94,7 @@ class Resting(NamedTuple):
             tuple(report.notes),
             leases.next_event(),
             last,
+            front if consumed == report.checkpoint.consumed else Position(0, 0),
         )
 
 
@@ -183,6 +191,18 @@ class Store:
         self._disk.publish(path, path + TEMPORARY_SUFFIX)
         self._directories.discard(directory)
         self._disk.remove_tree(path + TEMPORARY_SUFFIX)
+
+    def first_unread(self, name: bytes, facts: Resting) -> Peek | None:
+        """How to look at the oldest record of a queue that is not consumed; None without one."""
+        sequence, (base, offset) = facts.consumed + 1, facts.front
+        if sequence > facts.last:
+            return None
+        at = bisect_right(facts.sealed, base, key=lambda each: each.ended.base) - 1
+        is_sealed = at >= 0 and facts.sealed[at].ended.base == base
+        if not base or (is_sealed and facts.sealed[at].ended.last < sequence):
+            base, offset = sequence, FRAMES_OFFSET  # it is the first one of the next segment
+        path = os.path.join(self._queues, directory_name(name), segment_name(base))
+        return Peek(self._disk, path, offset, sequence)
 
     def close(self) -> None:
         """Release the lock.  The queues must have been closed."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import Counter
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ import trio
 from logqueue.errors import LogqueueError
 from logqueue.web.credentials import Patience, password_in, same
 from logqueue.web.duration import seconds
+from logqueue.web.failures import Failures
 from logqueue.web.message import Prepared, Promise, Request, Response
 from logqueue.web.pages import Pages
 from logqueue.web.query import (
@@ -65,10 +65,14 @@ class Dialect:
     """Serves HTTPSQS requests from `queues`; a `password` is required of each when given."""
 
     def __init__(
-        self, queues: Queues, password: bytes | None = None, pages: Pages | None = None
+        self,
+        queues: Queues,
+        password: bytes | None = None,
+        pages: Pages | None = None,
+        failures: Failures | None = None,
     ) -> None:
         self.patience = Patience()
-        self.failures: Counter[bytes] = Counter()  # operations that the storage refused, by `opt`
+        self.failures = failures or Failures()
         self._queues = queues
         self._password = password
         self._pages = pages
@@ -166,7 +170,7 @@ class Dialect:
 
     def _failure(self, operation: bytes, name: bytes, error: LogqueueError) -> bytes:
         """The answer when the storage refused."""
-        self.failures[operation] += 1
+        self.failures.count(operation, name)
         _log.error("%s of queue %r: %s", operation.decode(), name, error)
         return b"HTTPSQS_PUT_ERROR" if operation == b"put" else b"HTTPSQS_ERROR"
 

@@ -70,7 +70,8 @@ class Api:
         except Failed as failed:
             return problem_response(failed.problem)
         except LogqueueError as error:
-            return problem_response(self._refused(request, error))
+            queue = read_path(split[0])[3]  # what can fail is below /v1/queues/
+            return problem_response(self._refused(request, queue, error))
 
     async def _check_password(self, request: Request) -> None:
         if self._password is None or same(password_in(request.authorization), self._password):
@@ -108,11 +109,11 @@ class Api:
         call.allow()
         return answer(200, JSON, self._openapi)
 
-    def _refused(self, request: Request, error: LogqueueError) -> Problem:
+    def _refused(self, request: Request, queue: bytes, error: LogqueueError) -> Problem:
         """A problem for the client, and for the operator a line when it is his to solve."""
         problem = of(error)
         if problem.status >= 500:
-            self._dialect.failures[b"v1"] += 1
+            self._dialect.failures.count(b"v1", queue)
             target = redacted(request.target)
             _log.error("%s %s: %s", request.method.decode(), target, error)
         return problem
