@@ -11,18 +11,32 @@ from typing import Any
 
 import pytest
 
-from tests.fscktree import drain, flip, fsck, make, patch, payload
+from tests.fscktree import directory, drain, flip, fsck, make, patch, payload
 
 ROUNDS = int(os.environ.get("FSCK_ROUNDS", "200"))
 SEED = int(os.environ.get("FSCK_SEED", "0"))
-NAMES = {b"a": (60, 7), b"b": (12, 12)}
+DIRECTORIES = 20  # different ones, each damaged in many ways
+NAMES = (b"a", b"b", b"", b"a b/c", b"n" * 256)
+
+Queues = dict[bytes, tuple[int, int]]  # name -> records, consumed
 
 
 @pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("fsck") / "data"
-    make(root, NAMES)
-    return root
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fsck")
+
+
+def original(place: Path, number: int) -> tuple[Path, Queues]:
+    """An undamaged directory with one to three random queues, and what is in them."""
+    rng = random.Random(number)
+    queues: Queues = {}
+    for name in rng.sample(NAMES, rng.randint(1, 3)):
+        count = rng.choice((0, 1, 12, 60, 100))
+        queues[name] = count, rng.choice((0, rng.randint(0, count), count))
+    root = place / str(number)
+    if not root.exists():
+        make(root, queues)
+    return root, queues
 
 
 def damage(rng: random.Random, root: Path) -> None:
@@ -46,10 +60,11 @@ def damage(rng: random.Random, root: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(SEED, SEED + ROUNDS))
-def test_random_damage(original: Path, tmp_path: Path, capsys: Any, seed: int) -> None:
+def test_random_damage(place: Path, tmp_path: Path, capsys: Any, seed: int) -> None:
     rng = random.Random(seed)
     root, saved = tmp_path / "data", tmp_path / "saved"
-    shutil.copytree(original, root)
+    whole, queues = original(place, seed % DIRECTORIES)
+    shutil.copytree(whole, root)
     for _ in range(rng.randint(1, 3)):
         damage(rng, root)
     status, _ = fsck(capsys, root)
@@ -60,8 +75,8 @@ def test_random_damage(original: Path, tmp_path: Path, capsys: Any, seed: int) -
         assert mended == 1
         status, rows = fsck(capsys, "--thorough", root)
         assert status == 0, rows
-    for name, (count, consumed) in NAMES.items():
-        if not (root / "queues" / name.decode()).exists():
+    for name, (count, consumed) in queues.items():
+        if not directory(root, name).exists():
             continue
         found = drain(root, name)
         written = {n: payload(name, n) for n in range(1, count + 1)}
