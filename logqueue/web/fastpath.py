@@ -24,7 +24,7 @@ from logqueue.web.message import (
     split_v1,
 )
 
-HEAD_BYTES_MAX = 16384
+HEAD_BYTES_MAX = 128 * 1024
 HEADER_BLOCK_BYTES_MAX = 1024  # bounds what is remembered, together with the number of blocks
 HEADER_BLOCKS_MAX = 1024
 

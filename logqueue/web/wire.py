@@ -106,6 +106,8 @@ class Reader:
     def _next_usual(self) -> Request | None:
         """The next request when its head is one of the usual ones and its body has come."""
         buffer = self._buffer
+        if buffer.find(b"\r\n\r\n", max(0, self._searched - 3)) < 0:
+            return None  # else each byte of a large head would have all of it looked at again
         found = fastpath.recognise(buffer)
         if found is None:
             self._read_usual_v1()

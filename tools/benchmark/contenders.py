@@ -25,6 +25,7 @@ from tools.benchmark.wrk import LoadFailed, Request, Result
 
 PUT_OK_BYTES = len("HTTPSQS_PUT_OK")
 PREFILL_CONNECTIONS = 256
+SETTLE_S = 0.2
 HTTP_TIMEOUT_S = 60.0
 
 
@@ -61,7 +62,7 @@ class Httpsqs:
         self._ask(queue, "maxqueue&num=1000000000")
         while self._unread(queue) < self._backlog.wanted(case, seconds):
             wrk.run(self._put(queue, case._replace(operation="post")), PREFILL_CONNECTIONS, 1)
-        before = self._unread(queue)
+        before = self._settled(queue)
         request = Request(self._url, f"/?name={queue}&opt=get", closes=case.closes)
         result = drive(self._service, request, case, seconds)
         self._backlog.learn(case, result.sample)
@@ -87,6 +88,14 @@ class Httpsqs:
 
     def _unread(self, queue: str) -> int:
         unread: int = json.loads(self._ask(queue, "status_json"))["unread"]
+        return unread
+
+    def _settled(self, queue: str) -> int:
+        """`_unread`, once the puts that wrk has left under way have come to an end."""
+        unread, before = self._unread(queue), -1
+        while unread != before:
+            time.sleep(SETTLE_S)
+            unread, before = self._unread(queue), unread
         return unread
 
     def _ask(self, queue: str, operation: str) -> bytes:
