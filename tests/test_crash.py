@@ -247,6 +247,16 @@ def forget_the_cursor(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Cursor, "begin_sync", nothing)
 
 
+def serve_what_is_not_durable(patch: pytest.MonkeyPatch) -> None:
+    create = Queue.__init__
+
+    def hasty(self: Queue, *arguments: Any) -> None:
+        create(self, *arguments)
+        self._committed_reads = False
+
+    patch.setattr(Queue, "__init__", hasty)
+
+
 def call_everything_proved(patch: pytest.MonkeyPatch) -> None:
     append = Log.append
 
@@ -269,6 +279,7 @@ def call_everything_proved(patch: pytest.MonkeyPatch) -> None:
         unlink_before_the_checkpoint,
         publish_a_segment_before_its_predecessor_is_synced,
         forget_the_cursor,
+        serve_what_is_not_durable,
         call_everything_proved,
     ],
     ids=lambda each: each.__name__,
