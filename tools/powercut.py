@@ -29,9 +29,9 @@ from tools.ledger import Broken
 from tools.loopdisk import EXTENTS, PREWRITTEN, LoopDisk, missing
 from tools.torture import ARGUMENTS, Torture, arguments
 
-DISK_BYTES = 128 << 20
+DISK_BYTES = 512 << 20
 STORAGE_FAILED = 74  # the daemon may notice before it is killed
-DRAIN_EVERY = 50  # cuts, before what nobody has consumed yet fills the disk
+DRAIN_EVERY = 20  # cuts, before what nobody has consumed yet fills the disk
 CUT_S = 0.4  # the longest load before a cut
 EARLY = 0.1  # of the cuts hit the start: recovery after a recovery
 NO_SYNC = ("strace", "-D", "-f", "-qq", "--seccomp-bpf", "-o", "/dev/null", "-e",
