@@ -23,6 +23,7 @@ import errno
 import os
 import shutil
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from logqueue.errors import Corrupt, UsageError
@@ -48,8 +49,12 @@ THREADS = 4  # they wait for the disk most of the time
 _BLOCK_BYTES = 1 << 20
 
 
-def backup(source: str, destination: str) -> list[str]:
+def backup(
+    source: str, destination: str, progress: Callable[[int, int], None] = lambda done, total: None
+) -> list[str]:
     """Copy the data directory `source` to `destination`, which must not exist; durable on return.
+
+    `progress` is told how many queues have been copied, and of how many.
 
     Returns one line for each queue whose copy was damaged at every try, because the queue is: it
     was copied as it is.  Raises UsageError, NewerFormat, Corrupt (no readable FORMAT file),
@@ -69,7 +74,10 @@ def backup(source: str, destination: str) -> list[str]:
             lambda name: _copy_queue(disk, os.path.join(queues, name), os.path.join(copies, name)),
             names,
         )
-        damage = [line for line in found if line is not None]
+        damage = []
+        for done, line in enumerate(found, 1):
+            damage += [] if line is None else [line]
+            progress(done, len(names))
     disk.sync_directory(copies)
     disk.sync_directory(partial)
     disk.publish(partial, os.path.abspath(destination))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from logqueue.backup import backup
-from logqueue.cli import main
+from logqueue.cli.command import main
 from logqueue.errors import Corrupt, NewerFormat, UsageError
 from logqueue.storage.disk import MmapDisk
 from logqueue.storage.format import SEGMENT_BYTES_MIN
@@ -172,7 +172,7 @@ def test_a_damaged_queue_is_copied_as_it_is_and_told(
     monkeypatch.setattr("logqueue.backup.PAUSE_S", 0.0)
     source = closed_store(tmp_path / "data")
     (source / "queues/q/cursor").write_bytes(bytes(8192))
-    assert main(["backup", str(source), str(tmp_path / "copy")]) == 1
+    assert main(["backup", str(source), str(tmp_path / "copy")]) == 6
     assert "cursor: offset 0: no cursor entry is readable" in capsys.readouterr().err
     for path in (source / "queues/q").iterdir():
         assert (tmp_path / "copy/queues/q" / path.name).read_bytes() == path.read_bytes()

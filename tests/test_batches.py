@@ -12,7 +12,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logqueue.web.duration import seconds
+from logqueue.duration import seconds
 from logqueue.web.problem import Failed
 from logqueue.web.queues import DEAD_HEADER, Message, State
 from logqueue.web.v1 import batches

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import pytest
 
-from logqueue.cli import main
+from logqueue.cli.command import main
 from logqueue.importer import ImportFailed, Journal, Remote, import_queue
 from tests.daemon import Daemon, running
 
@@ -113,7 +113,7 @@ def test_killed_at_random_moments(servers: tuple[Daemon, Daemon], tmp_path: Path
     with at(old, "killed") as remote:
         for message in messages:
             remote.put(message)
-    command = [sys.executable, "-m", "logqueue.cli", "import", url(old), "killed"]
+    command = [sys.executable, "-m", "logqueue.cli.command", "import", url(old), "killed"]
     command += ["--to", url(new), "--journal", str(tmp_path)]
     kills = 0
     while True:
@@ -150,17 +150,21 @@ def test_a_consumer_of_the_old_queue_is_noticed(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "status", "complaint"),
     [
-        (["import", "ftp://127.0.0.1", "q"], "is no http:// address"),
-        (["import", "http://127.0.0.1:1", "q"], "Connection refused"),
-        (["import", "http://127.0.0.1:1", "q", "--auth-file", "/none"], "No such file"),
+        (["import", "ftp://127.0.0.1", "q"], 2, "is no http:// address"),
+        (["import", "http://127.0.0.1:1", "q"], 1, "Connection refused"),
+        (["import", "http://127.0.0.1:1", "q", "--auth-file", "/none"], 2, "No such file"),
     ],
 )
 def test_what_cannot_be_is_one_line(
-    arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    arguments: list[str],
+    status: int,
+    complaint: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
-    assert main([*arguments, *(["--journal", str(tmp_path)])]) == 2
+    assert main([*arguments, *(["--journal", str(tmp_path)])]) == status
     said = capsys.readouterr().err
     assert complaint in said
     assert "Traceback" not in said

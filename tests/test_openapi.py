@@ -14,7 +14,7 @@ from schemathesis import Case
 from schemathesis.checks import CheckFunction
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from logqueue.web.duration import seconds
+from logqueue.duration import seconds
 from logqueue.web.v1.openapi import document
 from tests.daemon import Daemon, running
 from tests.v1 import FRAMES, NDJSON, Client, framed

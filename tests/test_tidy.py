@@ -78,7 +78,7 @@ def inside(package: str) -> list[str]:
 BOUNDS = {
     "storage": ({"logqueue.errors", "logqueue.options"}, {"trio", "h11", "outcome", "socket"}),
     "web": (
-        {"logqueue.errors", "logqueue.options", "logqueue.config"},
+        {"logqueue.errors", "logqueue.options", "logqueue.config", "logqueue.duration"},
         {"os", "mmap", "fcntl", "crc32c"},
     ),
     "fsck": ({"logqueue.errors", "logqueue.storage"}, {"trio", "h11", "mmap", "socket"}),

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import trio
 
+from logqueue.duration import seconds
 from logqueue.errors import LogqueueError
 from logqueue.web.credentials import Patience, password_in, same
-from logqueue.web.duration import seconds
 from logqueue.web.failures import Failures
 from logqueue.web.message import Prepared, Promise, Request, Response
 from logqueue.web.pages import Pages

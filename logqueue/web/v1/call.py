@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, NoReturn
 from urllib.parse import unquote_to_bytes
 
-from logqueue.web.duration import seconds
+from logqueue.duration import seconds
 from logqueue.web.message import Request
 from logqueue.web.problem import Failed
 
