@@ -171,6 +171,16 @@ def test_only_a_leased_receive_is_repeated_in_doubt() -> None:
     assert type(lost) is InDoubt
 
 
+@given(lease_s=st.floats(0, 43_200))
+def test_only_a_lease_of_nothing_consumes(lease_s: float) -> None:
+    clock = Clock()
+    operations = Operations(HERE, Patience(0.0, clock))
+    _, sent = drive(operations.receive("q", 1, 0.0, lease_s), [Answer(204, (), b"")], clock)
+    lease = float(sent[0].target.rpartition("lease=")[2])
+    assert (lease == 0) == (lease_s == 0)
+    assert abs(lease - lease_s) <= 0.001
+
+
 @pytest.mark.parametrize(
     "answer",
     [

@@ -1,4 +1,7 @@
-"""`logqueue import` and `backup`."""
+"""`logqueue import` and `backup`.
+
+What they need is imported when they run: a put would start half as fast with the storage on board.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,10 @@ import os
 import re
 from argparse import Namespace
 
-from logqueue.backup import backup
 from logqueue.cli.output import Progress, say
 from logqueue.cli.session import Commands, command
 from logqueue.cli.status import Status
 from logqueue.client.endpoint import PASSWORD_VARIABLE, URL_DEFAULT, URL_VARIABLE
-from logqueue.importer import Journal, Remote, import_queue
 from logqueue.values import password
 
 
@@ -64,6 +65,8 @@ def add(commands: Commands) -> None:
 
 
 def _import(given: Namespace) -> Status:
+    from logqueue.importer import Journal, Remote, import_queue
+
     target_password = os.environ.get(PASSWORD_VARIABLE)
     if given.auth_file is not None:
         target_password = password(given.auth_file)
@@ -83,6 +86,8 @@ def _import(given: Namespace) -> Status:
 
 
 def _backup(given: Namespace) -> Status:
+    from logqueue.backup import backup
+
     with Progress("queues") as progress:
         damage = backup(given.data_directory, given.destination, progress.at)
     for line in damage:

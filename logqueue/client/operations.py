@@ -41,6 +41,7 @@ from logqueue.client.messages import (
 
 # One long poll; longer waits are made of several.  Proxies cut what is silent for a minute.
 POLL_S = 20.0
+LEASE_MIN_S = 0.001  # the server's
 MISSING_S = 1.0  # between two looks for a queue that nobody has made yet
 LEASES_AT_ONCE = 10_000  # the server's limit for one request
 LIST_LIMIT = 1000
@@ -82,7 +83,8 @@ class Operations:
             poll_s = min(max(end - self.patience.clock(), 0.0), POLL_S)
             query = f"max={most}&wait={_duration(poll_s)}"
             if lease_s is not None:
-                query += f"&lease={_duration(lease_s)}"
+                # What is nearly nothing must not become 0, which consumes.
+                query += f"&lease={_duration(max(lease_s, LEASE_MIN_S) if lease_s else 0.0)}"
             headers = (("Accept", LINES),) if most > 1 else ()
             path = f"{_path(queue)}/messages/receive?{query}"
             request = self._request("POST", path, headers, wait_s=poll_s, repeatable=repeatable)
