@@ -18,6 +18,7 @@ from logqueue.config import Config
 from logqueue.deadletters import headstone
 from logqueue.errors import LimitExceeded
 from logqueue.keeper import Keeper
+from logqueue.pool import Handle
 from logqueue.storage.clock import steady_ms
 from logqueue.storage.delivery import Delivery, NoRoom
 from logqueue.storage.frame import HEADERS, Frame
@@ -30,7 +31,7 @@ from logqueue.storage.reader import Cold
 from logqueue.storage.store import Store
 from logqueue.storage.token import Outcome as TokenOutcome
 from logqueue.storage.token import Tokens
-from logqueue.web.message import Presence
+from logqueue.web.message import Presence, Promise
 from logqueue.web.queues import BATCH_BYTES_MAX, Headers, Message, Outcome, State, Stored
 
 BURIED_AT_ONCE = 100  # dead messages moved with one commit
@@ -41,6 +42,17 @@ PEEK_BYTES_MAX = 8 << 20
 def _typed(content_type: bytes) -> bytes:
     """The header block of a message that has a Content-Type and nothing else."""
     return encode_headers(((b"content-type", content_type),))
+
+
+def _with_headers(
+    payloads: Sequence[bytes], content_types: Sequence[bytes]
+) -> tuple[Sequence[bytes], Sequence[int]]:
+    """The payloads of records, and their flags."""
+    if not content_types:
+        return payloads, ()
+    flags = [HEADERS if each else 0 for each in content_types]
+    typed = zip(payloads, content_types, strict=True)
+    return [_typed(kind) + body if kind else body for body, kind in typed], flags
 
 
 def _ms(seconds: float) -> int:
@@ -124,25 +136,34 @@ class LocalMessageQueues(Administration):
     async def put_batch(
         self, name: bytes, payloads: Sequence[bytes], content_types: Sequence[bytes] = ()
     ) -> Stored | None:
-        flags: list[int] = []
-        if content_types:
-            flags = [HEADERS if each else 0 for each in content_types]
-            payloads = [
-                _typed(kind) + body if kind else body
-                for body, kind in zip(payloads, content_types, strict=True)
-            ]
-        length = batch_length(payloads)
-        handle = self._open.get(name)
+        payloads, flags = _with_headers(payloads, content_types)
+        handle, length = self._open.get(name), batch_length(payloads)
         if handle is None or handle.away or not self._has_room(handle.queue, length):
             handle = await self._make_room(name, length)
+        stored = self._append(handle, payloads, flags)
+        if stored is not None:
+            await self._stored(handle)
+        return stored
+
+    def put_batch_nowait(
+        self, name: bytes, payloads: Sequence[bytes], content_types: Sequence[bytes] = ()
+    ) -> tuple[Stored | None, Promise | None]:
+        payloads, flags = _with_headers(payloads, content_types)
+        handle, length = self._open.get(name), batch_length(payloads)
+        if handle is None or handle.away or not self._has_room(handle.queue, length):
+            raise trio.WouldBlock
+        stored = self._append(handle, payloads, flags)
+        return stored, None if stored is None else self._note(handle)
+
+    def _append(
+        self, handle: Handle, payloads: Sequence[bytes], flags: Sequence[int]
+    ) -> Stored | None:
         first = handle.queue.put_batch(payloads, flags)
         if first is None:
             return None
-        stored = Stored(first, first + len(payloads) - 1, handle.queue.position_of(first))
         if self._lines:
             self._arrived(handle)
-        await self._stored(handle)
-        return stored
+        return Stored(first, first + len(payloads) - 1, handle.queue.position_of(first))
 
     async def receive(
         self,

@@ -201,6 +201,15 @@ class MessageQueues(Queues, Protocol):
         When cancelled, the batch is in the queue as a whole or not at all.
         """
 
+    def put_batch_nowait(
+        self, name: bytes, payloads: Sequence[bytes], content_types: Sequence[bytes] = ()
+    ) -> tuple[Stored | None, Promise | None]:
+        """`put_batch`, and how to wait until the durability mode's promise is kept (None: it is).
+
+        Raises trio.WouldBlock when anything else must be waited for, and then nothing has
+        happened.
+        """
+
     async def receive(
         self,
         name: bytes,

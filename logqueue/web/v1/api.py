@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import lru_cache
 
 import trio
 
@@ -26,11 +27,28 @@ from logqueue.web.v1.messages import Messages
 from logqueue.web.v1.openapi import document
 from logqueue.web.v1.queues import Queues
 
+TARGETS_MAX = 1024  # of puts that are remembered
 CHALLENGE = (
     b'WWW-Authenticate: Bearer realm="logqueue"\r\nWWW-Authenticate: Basic realm="logqueue"\r\n'
 )
 
 _log = logging.getLogger("logqueue.web")
+
+
+@lru_cache(maxsize=TARGETS_MAX)
+def _queue_of_put(target: bytes) -> bytes | None:
+    """The queue that a POST to `target` puts one message into; None when it does anything else."""
+    split = split_v1(target)
+    if split is None or split[1]:
+        return None
+    try:
+        parts = read_path(split[0])
+        if len(parts) != 5 or (parts[2], parts[4]) != (b"queues", b"messages"):
+            return None
+        check_name(parts[3])
+    except Failed:
+        return None
+    return parts[3]
 
 
 class Api:
@@ -43,17 +61,29 @@ class Api:
     def __init__(
         self, queues: MessageQueues, dialect: Dialect, password: bytes | None, durable: str
     ) -> None:
-        self.handle_nowait = dialect.handle_nowait
         self.prepare = dialect.prepare
         self._dialect = dialect
         self._password = password
         self._openapi = document()
+        self._messages = Messages(queues, durable)
         self._routes = {
             (b"openapi.json",): {b"GET": self._describe},
             **Queues(queues).routes,
-            **Messages(queues, durable).routes,
+            **self._messages.routes,
             **Leases(queues).routes,
         }
+
+    def handle_nowait(self, request: Request) -> Response | None:
+        """The answer to a put or a legacy get that needs no waiting but for its promise.
+
+        Else None, and nothing has happened.  Raises StorageFailed.
+        """
+        if not request.target.startswith(b"/v1/"):
+            return self._dialect.handle_nowait(request)
+        if request.method != b"POST" or not self._trusts(request):
+            return None
+        queue = _queue_of_put(request.target)
+        return None if queue is None else self._messages.put_nowait(queue, request)
 
     async def handle(self, request: Request) -> Response:
         """The answer to any request.
@@ -74,11 +104,15 @@ class Api:
             return problem_response(self._refused(request, queue, error))
 
     async def _check_password(self, request: Request) -> None:
-        if self._password is None or same(password_in(request.authorization), self._password):
+        if self._trusts(request):
             return
         await trio.sleep(self._dialect.patience.failed(request.client, trio.current_time()))
         detail = "the request needs Authorization: Bearer with the password"
         raise Failed(401, "unauthorized", detail, CHALLENGE)
+
+    def _trusts(self, request: Request) -> bool:
+        given = request.authorization
+        return self._password is None or same(password_in(given), self._password)
 
     async def _call(self, request: Request, path: bytes, query: bytes) -> Response:
         parts = read_path(path)[2:]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from urllib.parse import quote_from_bytes
 
+import trio
+
+from logqueue.errors import LogqueueError
 from logqueue.options import LEASE_S_MAX, LEASE_S_MIN
 from logqueue.web.httpsqs import WAIT_S_MAX
-from logqueue.web.message import Response
+from logqueue.web.message import Request, Response
 from logqueue.web.problem import Failed, retry_after
 from logqueue.web.queues import DEAD_HEADER, Message, MessageQueues, State, Stored
 from logqueue.web.v1 import batches
@@ -47,10 +50,27 @@ class Messages:
         if content_type:
             batches.check_content_type(content_type.decode("latin-1"))
         stored = await self._put(call.queue, [call.request.body], [content_type])
+        return self._told(call.queue, stored)
+
+    def put_nowait(self, queue: bytes, request: Request) -> Response | None:
+        """`put`, if it needs no waiting but for its promise and goes well; else None, and then
+        nothing has happened."""
+        kind = request.content_type
+        try:
+            if kind:
+                batches.check_content_type(kind.decode("latin-1"))
+            stored, promise = self._queues.put_batch_nowait(
+                queue, (request.body,), (kind,) if kind else ()
+            )
+        except (trio.WouldBlock, Failed, LogqueueError):
+            return None  # whatever it is, it is met again by whoever has the time to tell it
+        return None if stored is None else self._told(queue, stored)._replace(promise=promise)
+
+    def _told(self, queue: bytes, stored: Stored) -> Response:
         position, sequence = stored.position, stored.first
         body = {"sequence": sequence, "pos": position, "durable": self._durable}
         place = b"/v1/queues/%b/messages/%d" % (
-            quote_from_bytes(call.queue, safe="").encode(),
+            quote_from_bytes(queue, safe="").encode(),
             sequence,
         )
         lines = b"Location: %b\r\nQueue-Sequence: %d\r\nQueue-Pos: %d\r\n"
