@@ -6,9 +6,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 
 import trio
 
@@ -17,92 +16,24 @@ from logqueue.commit import Committer
 from logqueue.config import Config
 from logqueue.deadletters import headstone
 from logqueue.errors import LimitExceeded
+from logqueue.handle import Handle
 from logqueue.keeper import Keeper
-from logqueue.pool import Handle
+from logqueue.records import hand_out, message_of, state_of, whole_ms, with_headers
 from logqueue.storage.clock import steady_ms
 from logqueue.storage.delivery import Delivery, NoRoom
 from logqueue.storage.frame import HEADERS, Frame
-from logqueue.storage.headers import encode_headers, message_of
 from logqueue.storage.leases import Leases
 from logqueue.storage.leases import State as LeaseState
 from logqueue.storage.log import batch_length
-from logqueue.storage.queue import Queue
 from logqueue.storage.reader import Cold
 from logqueue.storage.store import Store
 from logqueue.storage.token import Outcome as TokenOutcome
 from logqueue.storage.token import Tokens
 from logqueue.web.message import Presence, Promise
-from logqueue.web.queues import BATCH_BYTES_MAX, Headers, Message, Outcome, State, Stored
+from logqueue.web.queues import Message, Outcome, State, Stored
 
 BURIED_AT_ONCE = 100  # dead messages moved with one commit
 PEEK_BYTES_MAX = 8 << 20
-
-
-@lru_cache(maxsize=256)
-def _typed(content_type: bytes) -> bytes:
-    """The header block of a message that has a Content-Type and nothing else."""
-    return encode_headers(((b"content-type", content_type),))
-
-
-def _with_headers(
-    payloads: Sequence[bytes], content_types: Sequence[bytes]
-) -> tuple[Sequence[bytes], Sequence[int]]:
-    """The payloads of records, and their flags."""
-    if not content_types:
-        return payloads, ()
-    flags = [HEADERS if each else 0 for each in content_types]
-    typed = zip(payloads, content_types, strict=True)
-    return [_typed(kind) + body if kind else body for body, kind in typed], flags
-
-
-def _ms(seconds: float) -> int:
-    """Whole milliseconds, up: what is not 0 does not become it."""
-    return math.ceil(seconds * 1000)
-
-
-def _hand_out(queue: Queue, maximum: int, lease_s: float | None) -> list[Message]:
-    """Take what is ready.  Raises Cold, NoRoom, Corrupt, LimitExceeded."""
-    if lease_s is None:
-        lease_s = queue.settings.lease_s
-    if lease_s <= 0:
-        position_of, state = queue.position_of, State.CONSUMED
-        return [
-            _message(frame, position_of(frame.sequence), state)
-            for frame in queue.get_batch(maximum, BATCH_BYTES_MAX)
-        ]
-    delivery = queue.deliver()
-    position_of, make, state = queue.position_of, delivery.tokens.make, State.LEASED
-    messages = []
-    for frame, attempts in delivery.receive(maximum, _ms(lease_s), BATCH_BYTES_MAX):
-        lease = make(frame.sequence, attempts)
-        messages.append(_message(frame, position_of(frame.sequence), state, attempts, lease))
-    return messages
-
-
-def _state(queue: Queue, sequence: int) -> State:
-    """What is the matter with a sequence that is on the disk."""
-    if queue.delivery is None:
-        return State.CONSUMED if sequence <= queue.consumed else State.READY
-    found = queue.delivery.leases.state(sequence)
-    if found is None or sequence <= queue.consumed:
-        return State.CONSUMED
-    return State[found.name]
-
-
-# Half the cost of calling the class, in the one place that is called for every message.
-_new_message: Callable[[tuple[int, int, int, bytes, Headers, int, str, State]], Message] = partial(
-    tuple.__new__, Message
-)
-
-
-def _message(
-    frame: Frame, position: int, state: State, attempts: int = 0, lease: str = ""
-) -> Message:
-    _, _, sequence, timestamp, _, _, flags, body = frame
-    headers: Headers = ()
-    if flags & HEADERS:
-        headers, body = message_of(frame)
-    return _new_message((sequence, position, timestamp, body, headers, attempts, lease, state))
 
 
 class LocalMessageQueues(Administration):
@@ -136,7 +67,7 @@ class LocalMessageQueues(Administration):
     async def put_batch(
         self, name: bytes, payloads: Sequence[bytes], content_types: Sequence[bytes] = ()
     ) -> Stored | None:
-        payloads, flags = _with_headers(payloads, content_types)
+        payloads, flags = with_headers(payloads, content_types)
         handle, length = self._open.get(name), batch_length(payloads)
         if handle is None or handle.away or not self._has_room(handle.queue, length):
             handle = await self._make_room(name, length)
@@ -148,7 +79,7 @@ class LocalMessageQueues(Administration):
     def put_batch_nowait(
         self, name: bytes, payloads: Sequence[bytes], content_types: Sequence[bytes] = ()
     ) -> tuple[Stored | None, Promise | None]:
-        payloads, flags = _with_headers(payloads, content_types)
+        payloads, flags = with_headers(payloads, content_types)
         handle, length = self._open.get(name), batch_length(payloads)
         if handle is None or handle.away or not self._has_room(handle.queue, length):
             raise trio.WouldBlock
@@ -186,7 +117,7 @@ class LocalMessageQueues(Administration):
             await trio.lowlevel.checkpoint_if_cancelled()
             queue = handle.queue
             try:
-                messages = _hand_out(queue, maximum, lease_s)
+                messages = hand_out(queue, maximum, lease_s)
             except Cold as cold:
                 handle = await self._fetch(handle, cold.fetch)
                 continue
@@ -209,11 +140,11 @@ class LocalMessageQueues(Administration):
         return await self._answer(name, tokens, lambda delivery: delivery.acknowledge(tokens))
 
     async def extend(self, name: bytes, tokens: Sequence[str], lease_s: float) -> list[Outcome]:
-        lease_ms = _ms(lease_s)
+        lease_ms = whole_ms(lease_s)
         return await self._answer(name, tokens, lambda delivery: delivery.extend(tokens, lease_ms))
 
     async def release(self, name: bytes, leases: Sequence[tuple[str, float]]) -> list[Outcome]:
-        given = [(token, _ms(delay_s)) for token, delay_s in leases]
+        given = [(token, whole_ms(delay_s)) for token, delay_s in leases]
         tokens = [token for token, _ in leases]
         return await self._answer(name, tokens, lambda delivery: delivery.release(given))
 
@@ -247,7 +178,7 @@ class LocalMessageQueues(Administration):
                 continue
             frames = [each for each in frames if each.sequence <= queue.servable]
             found += [
-                _message(each, queue.position_of(each.sequence), _state(queue, each.sequence))
+                message_of(each, queue.position_of(each.sequence), state_of(queue, each.sequence))
                 for each in frames
             ]
             room -= sum(len(each.payload) for each in frames)

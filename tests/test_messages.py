@@ -99,6 +99,26 @@ async def test_of_several_that_create_a_queue_at_once_one_does(queues: MessageQu
     )
 
 
+async def test_a_batch_that_need_not_wait(tmp_path: Path) -> None:
+    async with opened(tmp_path, "always") as queues:
+        with pytest.raises(trio.WouldBlock):  # the queue is not open
+            queues.put_batch_nowait(b"q", [b"x"])
+        await queues.create_queue(b"q", QueueOptions(max_length=10))
+        stored, promise = queues.put_batch_nowait(b"q", [b"1", b"2"], [b"", b"text/plain"])
+        assert stored == (1, 2, 1)
+        assert promise is not None
+        assert await queues.receive(b"q", 9, 0) == []  # not durable yet
+        kept = trio.Event()
+        promise(kept.set)
+        await kept.wait()
+        one, two = await queues.receive(b"q", 9, 0)
+        assert (one.headers, two.headers) == ((), ((b"content-type", b"text/plain"),))
+        assert queues.put_batch_nowait(b"q", [b"x"] * 10) == (None, None)
+        with pytest.raises(trio.WouldBlock):  # a roll comes first
+            queues.put_batch_nowait(b"q", [b"x" * 100_000])
+        assert (await queues.status(b"q")).unread == 0
+
+
 async def test_a_batch_larger_than_a_segment(queues: MessageQueues) -> None:
     bodies = [bytes([n]) * 50_000 for n in range(100)]
     assert await queues.put_batch(b"q", bodies) == (1, 100, 1)
