@@ -25,7 +25,7 @@ _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _PLAIN = bytes.maketrans(b"-_", b"+/")
 
 _LEASE = Struct("<16sQI")  # queue id, sequence, attempt
-REMEMBERED_MIN = 25_000  # acknowledgements that may be repeated without an error, of all queues
+REMEMBERED_MIN = 10_000  # acknowledgements that may be repeated without an error, of all queues
 _NO_LEASE = (0, 0)
 
 
