@@ -12,7 +12,8 @@ from logqueue.storage.queue import Options, Queue
 from logqueue.storage.reader import Cold
 from logqueue.storage.store import Store
 from logqueue.storage.token import Outcome
-from tests.crashdisk import CrashDisk, Died
+from tests.crashdisk import CrashDisk
+from tests.crashextent import Died
 from tests.crashledger import check
 from tests.crashsweep import CUTS_PER_WORLD, HOWS, MOODS, seeded
 from tests.crashworld import NAME, ROOT

@@ -18,7 +18,7 @@ from random import Random
 from typing import get_args
 from unittest.mock import patch
 
-from tests.crashdisk import Died, How
+from tests.crashextent import Died, How
 from tests.crashfile import Mood
 from tests.crashsteps import Workload
 

@@ -25,7 +25,7 @@ from logqueue.errors import Corrupt, DiskFull, LimitExceeded, StorageFailed, Usa
 from logqueue.storage.store import Store
 from tests.crashdisk import CrashDisk
 from tests.crashfile import Mood
-from tests.crashleases import LeaseWorld
+from tests.crashleases import LeaseWork
 from tests.crashledger import check
 from tests.crashsteps import Workload
 from tests.crashsweep import SCRIPT, seeded
@@ -260,7 +260,7 @@ def scripted(seed: int, *, committed_reads: bool) -> tuple[Survivor, Iterable[st
 def traced(seed: int, operations: int, *, leasing: bool = False) -> tuple[Survivor, Iterable[str]]:
     """A random life in which about so many operations can fail; some are under a weaker mode."""
     always = seed % 3 != 0
-    world: Survivor = (LeaseWorld if leasing else Workload)(seed, committed_reads=always)
+    world: Survivor = (LeaseWork if leasing else Workload)(seed, committed_reads=always)
 
     def steps() -> Iterator[str]:
         yield "start"

@@ -21,7 +21,8 @@ from logqueue.storage.log import Log
 from logqueue.storage.queue import Queue
 from logqueue.storage.sync import Sync
 from logqueue.storage.tail import Tail, scan_tail
-from tests.crashdisk import CrashDisk, CrashExtent
+from tests.crashdisk import CrashDisk
+from tests.crashextent import CrashExtent
 from tests.crashsteps import Workload
 from tests.crashsweep import chains, die, every_operation, seeded
 

@@ -8,7 +8,7 @@ import pytest
 
 from logqueue.errors import StorageFailed
 from logqueue.storage.layout import CURSOR
-from tests.crashdisk import CrashExtent
+from tests.crashextent import CrashExtent
 from tests.crashsteps import Workload
 from tests.faultsweep import Branches, refusal, scripted, sweep, traced
 

@@ -16,7 +16,8 @@ from logqueue.storage.disk import MmapDisk
 from logqueue.storage.layout import FORMAT, META, QUEUES, directory_name
 from logqueue.storage.queue import Options
 from logqueue.storage.store import Store
-from tests.crashdisk import CrashDisk, Died
+from tests.crashdisk import CrashDisk
+from tests.crashextent import Died
 
 LONG = b"a long name " * 20
 
