@@ -245,10 +245,10 @@ def test_the_lease_lives_as_long_as_the_program(
     client.put(queue, b"slow")
     go = tmp_path / "go"
     os.mkfifo(go)
-    worker = start("get", "--lease", "2s", "--exec", f"cat {go}", queue)
+    worker = start("get", "--lease", "3s", "--exec", f"cat {go}", queue)
     while not (client.peek(queue) and client.peek(queue)[0].state == "leased"):
         pass
-    assert client.get(queue, wait_s=3.0) is None  # longer than the lease
+    assert client.get(queue, wait_s=4.0) is None  # longer than the lease
     go.write_bytes(b"done")
     assert worker.communicate(timeout=START_S) == (b"done", b"")
     assert (worker.returncode, client.describe(queue).consumed) == (0, 1)
@@ -313,7 +313,9 @@ def test_purge_wants_to_be_sure(daemon: Daemon, client: Client, queue: str) -> N
 def test_a_terminal_gets_tables(daemon: Daemon, client: Client, queue: str) -> None:
     client.put(queue, b"no line end")
     shown = on_terminal(daemon, "status", queue)
-    assert "\r\nready" in shown
+    assert "\r\nready           1\r\n" in shown
+    assert "\r\npaused          no\r\n" in shown
+    assert "\r\ndead_letter\r\n" in shown.replace(" ", "")
     assert "{" not in shown
     assert on_terminal(daemon, "get", queue) == "no line end\r\n"
 

@@ -40,7 +40,7 @@ def add(commands: Commands) -> None:
         "others are not touched.\n\n"
         "All of it runs in one process of Python, which is busy before a server is: some "
         "thousand requests a second. So it tells what such a client can expect, and compares "
-        "machines, disks and settings; with --batch it comes close to what the server can do. "
+        "machines, disks and settings; with --batch far less of the time is the client's. "
         "docs/performance.md has the server's limits.",
         "  logqueue bench\n  logqueue bench --messages 1000000 --batch 1000 --connections 2\n"
         "  logqueue bench --connections 64 --size 1000 --url https://queue.example.org:1218",

@@ -46,8 +46,10 @@ class Output:
 
 def _cell(value: object) -> str:
     """A value for people.  Whatever came from the network may not steer their terminal."""
-    if isinstance(value, bool) or value is None:
-        return "" if not value else "yes"
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
     return "".join(each if each.isprintable() else escape(each) for each in str(value))

@@ -111,7 +111,7 @@ def _server_status(client: Client, given: Namespace) -> Status:
     }
     output = Output(given)
     if not output.as_json:
-        row |= {"ready": "yes" if ready else "no", "damaged": " ".join(damaged)}
+        row["damaged"] = " ".join(damaged)
     output.record(row)
     return Status.DONE if ready else Status.FAILED
 
