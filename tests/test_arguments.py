@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from logqueue.address import Address
-from logqueue.arguments import parse
+from logqueue.arguments import _parser, parse
 from logqueue.config import Config
 from logqueue.errors import UsageError
 from logqueue.limits import LIMITS, Limit
@@ -94,6 +94,24 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     for flag in "lpxtscmiadh":
         assert f"-{flag}" in text
     assert "without effect" in text
+
+
+def test_every_option_has_a_row_and_its_default() -> None:
+    """In one of the two tables of docs/configuration.md, and no row is about anything else."""
+    rows = re.findall(r"^\| (`-[^|]*`) \| ?([^|]*?) ?\|", PAGE, re.M)
+    listed = [word for words, _ in rows for word in re.findall(r"`(-[^`]+)`", words)]
+    assert len(listed) == len(set(listed))
+    assert {each for each in listed if each.startswith("--")} == set(option_strings())
+    for words, default in rows:
+        if re.fullmatch(r"[0-9]+", default):
+            (field,) = {key for option, key in option_strings().items() if f"`{option}`" in words}
+            assert getattr(Config("d"), field) == int(default), words
+
+
+def option_strings() -> dict[str, str]:
+    """Every long option -> the name of its value."""
+    actions = _parser()._actions
+    return {o: each.dest for each in actions for o in each.option_strings if o.startswith("--")}
 
 
 def test_a_short_timeout_of_httpsqs_shortens_the_others() -> None:
