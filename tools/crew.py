@@ -20,6 +20,7 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tools.batches", "tools.workers"])
 
 
+JOIN_S = 1800.0  # for a client to end: it may have millions to drain, and has its own time-outs
 JOBS = "jobs"  # the queue that is leased from
 
 
@@ -92,7 +93,7 @@ class Crew:
     def join(self) -> None:
         """Wait until the clients have noticed that the daemon is gone."""
         for process in self._working:
-            process.join(TIMEOUT_S + 10)
+            process.join(JOIN_S)
             assert process.exitcode == 0, f"a client ended with {process.exitcode}"
         self._working.clear()
 

@@ -7,7 +7,7 @@ who lease loose on it from other processes.  It ends them by kill -9 at a random
 failpoint (the daemon kills itself at its nth disk operation of a kind, also inside recovery and
 inside a clean stop), or by SIGTERM.  Then the clients' journals are held against each other
 (`tools.ledger`, `tools.jobs`).  Durability changes from round to round: kill -9 loses nothing in
-any mode.  A last round drains the queues.
+any mode.  Now and then, and at last, a round drains the queues.
 
 The seed fixes what each round does and sends; when a kill hits, the machine decides.
 """
@@ -63,6 +63,7 @@ POINTS = {
     "after-sync-directory": 20,
 }
 ROUND_S = 0.8  # the longest wait for the end of a round: by then it has put thousands
+DRAIN_EVERY = 40  # rounds, before what nobody has consumed yet takes minutes
 RING_MAX = 1_000_000_000
 STOP_S = 30.0  # what SIGTERM may take on a busy machine
 ARGUMENTS = ("--segment-bytes", str(256 << 10), "-s", "1")  # small: so that rolls are frequent
@@ -197,7 +198,8 @@ def run(
             torture.round(planned)
         except Broken as broken:
             raise Broken(f"seed {seed}, {planned}: {broken}") from None
-        if number % 25 == 0:
+        if number % DRAIN_EVERY == 0:
+            torture.drain()
             report(f"{number} rounds, {torture.crew.account()}")
     torture.drain()
     report(f"{number} rounds ({torture.ends}) and a drain: {torture.crew.account()}")
