@@ -55,6 +55,15 @@ def refused(status: str) -> Step:
     }
 
 
+def explained(status: str, detail: str) -> Step:
+    """A refusal that HTTPSQS did not have."""
+    page = refused(status)
+    body = page["body"].replace("</H1>\n", f"</H1>\n<P>{detail}</P>\n")
+    page["headers"] = [*page["headers"][:2], ["Content-Length", str(len(body))]]
+    page["header_names"].insert(2, "X-Content-Type-Options")
+    return {**page, "body": body}
+
+
 def status_json(name: str, *, maxqueue: int = 1000000, put: int = 0, got: int = 0) -> str:
     return (
         f'{{"name":"{name}","maxqueue":{maxqueue},"putpos":{put},"putlap":1,'
@@ -67,6 +76,7 @@ class Difference(NamedTuple):
     steps: dict[int, Step]
 
 
+CROSS_SITE = explained("403 Forbidden", "another web site made the browser send this request")
 DIFFERENCES = {
     "query-percent-nul": Difference(
         "a NUL byte is kept in a message; HTTPSQS lost the rest",
@@ -136,6 +146,11 @@ DIFFERENCES = {
     "auth-header-not-used": Difference(
         "the password is also accepted in an Authorization header, Basic or Bearer",
         {0: answer(status_json("au7"))},
+    ),
+    "header-ignored": Difference(
+        "a page of another web site (its Origin is not the Host) cannot use the queues of whoever "
+        "looks at it",
+        {5: CROSS_SITE},
     ),
     "content-length-twice": Difference(
         "two different lengths leave a message's end in doubt (RFC 9112, section 6.3)",
