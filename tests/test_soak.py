@@ -29,7 +29,7 @@ def test_a_message_that_somebody_else_takes_is_noticed(tmp_path: Path) -> None:
             worker = Worker(connection, 0, seed=1)
             worker.put(0)
             connection.ask([request("soak-0", "get")])
-            with pytest.raises(Broken, match="get 1 of 0"):
+            with pytest.raises(Broken, match="lease 1 of 0"):
                 worker.run(stop)
             Watch(daemon, connection).sample()
         daemon.stop()
@@ -38,13 +38,26 @@ def test_a_message_that_somebody_else_takes_is_noticed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("last", "reason"),
     [
+        (Sample(13 << 20, 50, 200, 0, 0.0), "anonymous memory grew"),
         (Sample(100 << 20, 50, 200, 0, 0.0), "anonymous memory grew"),
-        (Sample(10 << 20, 5000, 200, 0, 0.0), "5000 descriptors"),
-        (Sample(10 << 20, 50, 5000, 0, 0.0), "5000 maps"),
+        (Sample(10 << 20, 70, 200, 0, 0.0), "descriptors or maps grew by 20"),
+        (Sample(10 << 20, 50, 220, 0, 0.0), "descriptors or maps grew by 20"),
     ],
 )
 def test_growth_is_noticed(last: Sample, reason: str) -> None:
     steady = Sample(10 << 20, 50, 200, 0, 0.0)
     with pytest.raises(Broken, match=reason):
-        judge([steady] * 80 + [last] * 20)
-    judge([steady] * 100)
+        judge([steady] * 1600 + [last] * 400)
+    judge([steady] * 2000)
+
+
+@pytest.mark.parametrize(
+    ("always", "reason"),
+    [
+        (Sample(10 << 20, 5000, 200, 0, 0.0), "5000 descriptors"),
+        (Sample(10 << 20, 50, 5000, 0, 0.0), "5000 maps"),
+    ],
+)
+def test_too_much_from_the_start_is_noticed(always: Sample, reason: str) -> None:
+    with pytest.raises(Broken, match=reason):
+        judge([always] * 100)

@@ -40,6 +40,7 @@ SEGMENT_BYTES = 256 << 10
 ARGUMENTS = ["--max-open-queues", str(OPEN_MAX), "--segment-bytes", str(SEGMENT_BYTES)]
 BACKUP_EVERY_S = 60.0
 SAMPLE_S = 0.5
+IN_FLIGHT = 10  # descriptors and maps that come and go: a roll, a view, a read-ahead, a thread
 IDLE_DISK_BYTES = 192 << 10  # what an empty and idle queue may keep that was leased from
 SETTLE_S = 60.0  # in which it must have come down to that
 
@@ -147,6 +148,7 @@ def judge(samples: Sequence[Sample]) -> None:
         return statistics.median(map(of, last)) - statistics.median(map(of, first))
 
     memory = grown(lambda each: each.anonymous_bytes)
+    more = max(grown(lambda each: each.descriptors), grown(lambda each: each.maps))
     descriptors = max(each.descriptors for each in samples)
     maps, maps_first = max(each.maps for each in samples), max(each.maps for each in first)
     stalls = sorted(each.stall_s for each in samples)
@@ -158,9 +160,11 @@ def judge(samples: Sequence[Sample]) -> None:
         f"loop answered in {stalls[len(stalls) // 2] * 1e3:.1f} ms (median), "
         f"{stalls[-1] * 1e3:.1f} ms (worst of {len(stalls)})"
     )
-    allowed = 2e6 if len(samples) > 1000 else 16e6  # a short run ends before caches are filled
-    if memory > allowed:
+    is_long = len(samples) > 1000  # a short run ends before caches are filled
+    if memory > (2e6 if is_long else 16e6):
         raise Broken(f"anonymous memory grew by {memory / 1e6:.1f} MB")
+    if is_long and more > IN_FLIGHT:
+        raise Broken(f"descriptors or maps grew by {more:.0f}")
     if descriptors > DESCRIPTORS_PER_QUEUE * OPEN_MAX + 100:
         raise Broken(f"{descriptors} descriptors for {OPEN_MAX} open queues")
     if maps > 3 * OPEN_MAX + 500:

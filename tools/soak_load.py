@@ -50,6 +50,9 @@ class Worker:
             (self.reset, 2),
         ]
         does, weights = zip(*works, strict=True)
+        for queue in all_of_them:  # it has all of its files from now on
+            self.put_batch(queue)
+            self.lease(queue)
         while not stop.is_set():
             queue = self._chance.choice(busy if self._chance.random() < 0.5 else all_of_them)
             [do] = self._chance.choices(does, weights)
