@@ -46,7 +46,6 @@ class Checkup:
 
     surveys: list[Survey] = field(default_factory=list)
     beside: list[Finding] = field(default_factory=list)
-    format_sound: bool = True
 
     def strays_of(self, found: Survey) -> list[SegmentFile]:
         """The segments of a queue that lie in other queues' directories."""
@@ -171,10 +170,8 @@ def _check_root(disk: Disk, root: str, checkup: Checkup) -> bool:
         with contextlib.closing(disk.open(path)) as extent:
             decode_format(path, extent.read(0, 4096))
     except FileNotFoundError:
-        checkup.format_sound = False
         checkup.beside.append(Finding(Kind.FORMAT_BAD, "", path, 0, "the file is missing"))
     except Corrupt as error:
-        checkup.format_sound = False
         checkup.beside.append(Finding(Kind.FORMAT_BAD, "", path, error.offset, error.reason))
     except NewerFormat as error:
         checkup.beside.append(Finding(Kind.VERSION_NEWER, "", path, 0, str(error)))

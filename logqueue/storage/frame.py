@@ -43,7 +43,6 @@ TYPES = (MESSAGE, SETTLEMENT)
 MORE = 1  # flag: the next record belongs to the same batch; there is all of a batch or nothing
 HEADERS = 2  # flag: the payload begins with a header block (`headers.py`)
 LAG_UNKNOWN = 0xFFFFFFFF  # the lag saturates here and then says nothing about durability
-PAYLOAD_BYTES_MAX = 0xFFFFFFFF - 4096
 
 
 class Frame(NamedTuple):

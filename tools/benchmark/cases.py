@@ -70,16 +70,6 @@ def matrix(
     return plan
 
 
-def merged(plans: Iterable[Plan]) -> Plan:
-    """One plan that asks for everything that any of them asks for."""
-    plan: Plan = {}
-    for each in plans:
-        for case, contenders in each.items():
-            known = plan.setdefault(case, [])
-            known += [name for name in contenders if name not in known]
-    return plan
-
-
 def in_rounds(plan: Plan, rounds: int) -> Iterator[list[tuple[Case, str]]]:
     """The cells of each round: every one once, the contenders of a case one after the other.
 
