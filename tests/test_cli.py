@@ -18,7 +18,8 @@ import pytest
 
 from logqueue.cli.bench import Done, figures
 from logqueue.cli.command import SHELLS, main, parser
-from logqueue.client import Client
+from logqueue.cli.program import perform
+from logqueue.client import Client, Message
 from tests.daemon import START_S, Daemon, running
 
 _names = (f"q{number}" for number in count())
@@ -73,6 +74,11 @@ def run(daemon: Daemon, *arguments: str, stdin: bytes = b"") -> tuple[int, bytes
     return done.returncode, done.stdout, done.stderr.decode()
 
 
+def heed_interrupts() -> None:
+    """A shell starts what runs in its background with SIGINT ignored, the tests perhaps."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start(daemon: Daemon) -> Iterator[Start]:
     """Starts commands that go on beside the test, and leaves none behind."""
@@ -85,6 +91,7 @@ def start(daemon: Daemon) -> Iterator[Start]:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
+                preexec_fn=heed_interrupts,
             )
             started.enter_context(process)
             started.callback(process.kill)
@@ -252,6 +259,28 @@ def test_the_lease_lives_as_long_as_the_program(
     go.write_bytes(b"done")
     assert worker.communicate(timeout=START_S) == (b"done", b"")
     assert (worker.returncode, client.describe(queue).consumed) == (0, 1)
+
+
+def test_a_signal_from_the_program_itself_ends_it(tmp_path: Path) -> None:
+    """As early as can be: on a busy machine the program is at work before we know its number."""
+    number = tmp_path / "number"
+    message = Message(b"x", sequence=1, pos=1, time_ms=0)
+
+    class Ended(BaseException):
+        pass
+
+    def end(_: int, frame: object) -> None:
+        raise Ended
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        command = f"echo $$ > {number}; kill -TERM $PPID; exec sleep 1000"
+        with pytest.raises(Ended):
+            perform(command, "q", message, lambda: None, 60.0)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(number.read_text()), 0)
 
 
 @pytest.mark.parametrize(("how", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

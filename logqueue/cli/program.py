@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from logqueue.cli.output import say
 from logqueue.client import ClientError, Message
@@ -30,14 +32,34 @@ def perform(
     with tempfile.TemporaryFile() as stdin:  # a pipe would have to be fed while we wait
         stdin.write(message.body)
         stdin.seek(0)
-        process = subprocess.Popen(
-            command, shell=True, stdin=stdin, env={**os.environ, **environment}
-        )
+        process = None
         try:
+            with _signals_later():
+                process = subprocess.Popen(
+                    command, shell=True, stdin=stdin, env={**os.environ, **environment}
+                )
             return _wait(process, extend, pause_s)
         except BaseException:
-            _end(process)
+            if process is not None:
+                _end(process)
             raise
+
+
+@contextlib.contextmanager
+def _signals_later() -> Iterator[None]:
+    """Signals that end us take effect after the block: a program that has begun is known then."""
+    come: list[int] = []
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    for each, handler in before.items():
+        if handler != signal.SIG_IGN:  # the program ignores it as well
+            signal.signal(each, lambda number, _: come.append(number))
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    for number in come:
+        signal.raise_signal(number)
 
 
 def _wait(process: subprocess.Popen[bytes], extend: Callable[[], None], pause_s: float) -> int:
