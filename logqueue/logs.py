@@ -166,6 +166,8 @@ class Stderr(logging.Handler):
         self._sieve = sieve
         self._lines: SimpleQueue[str | threading.Event] = SimpleQueue()
         self._lost = 0
+        # Not the handler's own: `logging.shutdown` holds that while it waits for the writer.
+        self._losing = threading.Lock()
         threading.Thread(target=self._write, name="log", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -173,7 +175,8 @@ class Stderr(logging.Handler):
         if self._lines.qsize() < LINES_MAX:
             self._lines.put(self.format(record))
         else:
-            self._lost += 1
+            with self._losing:
+                self._lost += 1
 
     def flush(self) -> None:
         """Wait until all is written, FLUSH_S at most."""
@@ -203,8 +206,7 @@ class Stderr(logging.Handler):
 
     def _confession(self) -> list[str]:
         """A line about those that were lost, when there is room again."""
-        assert self.lock is not None
-        with self.lock:  # as `emit` is called
+        with self._losing:
             if not self._lost or self._lines.qsize() >= LINES_MAX:
                 return []
             count, self._lost = self._lost, 0

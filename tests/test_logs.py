@@ -347,3 +347,16 @@ def test_a_closed_stderr_stops_nothing(capsys: pytest.CaptureFixture[str]) -> No
         logging.getLogger("logqueue.daemon").info("nobody reads this")
         logs.flush()
     assert capsys.readouterr().err == ""
+
+
+def test_the_writer_does_not_wait_for_who_waits_for_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """`logging.shutdown` flushes each handler with its lock held."""
+    with logs.to_stderr("text"):
+        handler = next(each for each in logging.getLogger().handlers if type(each) is logs.Stderr)
+        logging.getLogger("logqueue.daemon").info("at the end")
+        handler.acquire()
+        try:
+            handler.flush()
+            assert "at the end" in capsys.readouterr().err
+        finally:
+            handler.release()
