@@ -75,11 +75,12 @@ def tcp(host: str, port: int) -> list[socket.socket]:
             listener.bind((place[0], port, *place[2:]))
             _listen(listener)
             port = listener.getsockname()[1]
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter: no host can be called so
         for listener in listeners:
             listener.close()
+        reason = getattr(error, "strerror", None) or error
         raise UsageError(
-            f"cannot listen on {host} port {port}: {error.strerror or error}; "
+            f"cannot listen on {host} port {port}: {reason}; "
             "choose another with -l and -p, or stop what uses it"
         ) from error
     return listeners

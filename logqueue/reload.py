@@ -34,9 +34,12 @@ _log = logging.getLogger("logqueue.daemon")
 
 def read_settings(words: list[str], directory: str) -> Config:
     """The settings, whose relative paths begin at `directory`.  Raises UsageError."""
-    with contextlib.chdir(directory):  # a detached daemon has left it
-        config = parse(words, os.environ)
-        return _anchored(config) if config.detach else config
+    try:
+        with contextlib.chdir(directory):  # a detached daemon has left it
+            config = parse(words, os.environ)
+            return _anchored(config) if config.detach else config
+    except OSError as error:  # somebody has removed it
+        raise UsageError(f"{directory}, where relative paths begin: {error.strerror}") from error
 
 
 def _anchored(config: Config) -> Config:

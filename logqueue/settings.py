@@ -58,6 +58,8 @@ def from_file(path: str, keys: Collection[str]) -> list[str]:
             value = ",".join(value)
         if not isinstance(value, str | int | float):
             raise UsageError(f"--config {path}: {key} must be a text or a number")
+        if "\0" in str(value):  # no word of a command line holds one, nor a path
+            raise UsageError(f"--config {path}: {key} holds a NUL")
         found += _words(key, str(value).lower() if key in SWITCHES else str(value))
     return found
 

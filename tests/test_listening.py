@@ -30,9 +30,10 @@ def test_a_port_in_use_is_named() -> None:
         tcp("127.0.0.1", port)
 
 
-def test_an_unknown_address_is_named() -> None:
-    with pytest.raises(UsageError, match=r"no-such-host\.invalid"):
-        tcp("no-such-host.invalid", 0)
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b", "x" * 64])
+def test_an_unknown_address_is_named(host: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(f"cannot listen on {host} port 0: ")):
+        tcp(host, 0)
 
 
 def test_both_families_share_a_port() -> None:

@@ -138,6 +138,16 @@ def test_tls_is_not_switched_on_by_a_reload(tmp_path: Path, files: Files) -> Non
         assert daemon.ask("name=q&opt=get") == b"HTTPSQS_GET_END"
 
 
+def test_the_directory_of_the_start_has_gone(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    with Daemon(tmp_path, prefix=["env", "-C", str(gone)]) as daemon:
+        daemon.start()
+        gone.rmdir()
+        reload(daemon, f"the old settings stay in force: {gone}, where relative paths begin: No")
+        assert daemon.ask("name=q&opt=get") == b"HTTPSQS_GET_END"
+
+
 def test_hang_ups_do_not_count_as_a_second_signal(tmp_path: Path) -> None:
     with running(tmp_path) as daemon, daemon.connect() as half, daemon.connect() as idle:
         half.sendall(b"POST /?name=q&opt=put HTTP/1.1\r\nContent-Length: 1\r\n\r\n")

@@ -55,6 +55,7 @@ def test_a_list_of_addresses_comes_from_one_source(tmp_path: Path) -> None:
         ("daemon = 1", "f.toml: daemon must be true or false"),
         ("port = 65536", "-p/--port: '65536' is not a number from 0 to 65535"),
         ("port 1", "f.toml: Expected '='"),
+        (r'auth-file = "a\u0000b"', "f.toml: auth-file holds a NUL"),
     ],
 )
 def test_bad_files_name_the_key(text: str, message: str, tmp_path: Path) -> None:

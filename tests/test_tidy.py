@@ -169,6 +169,17 @@ def test_functions_stay_small(module: str) -> None:
 
 
 @each_module
+def test_no_statement_is_a_mere_string(module: str) -> None:
+    tree = MODULES[module]
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    bodies = [each.body[:1] for each in ast.walk(tree) if isinstance(each, documented)]
+    docstrings = [statement for body in bodies for statement in body]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            assert node in docstrings, f"{module}, line {node.lineno}"
+
+
+@each_module
 def test_names_say_what_a_thing_is(module: str) -> None:
     assert not BANNED.search(module)
     for place, node in definitions(module):

@@ -145,13 +145,6 @@ def _line() -> Json:
 
 
 def _options() -> Json:
-    """What the paths refer to."""
-    """Those of messages that are there."""
-    """A part of a path."""
-    """An array."""
-    """A whole number in a range."""
-    """An object with these properties, all required or none."""
-    """A component."""
     limits: Json = {
         "max_length": whole(MAX_LENGTH_MIN, MAX_LENGTH_MAX),
         "max_age_s": {"type": "number", "minimum": 0, "maximum": AGE_S_MAX},
