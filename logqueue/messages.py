@@ -241,12 +241,15 @@ class LocalMessageQueues(Administration):
         target, delivery = handle.queue.settings.dead_letter, handle.queue.delivery
         assert target is not None
         assert delivery is not None
-        sequences = delivery.leases.dead()[:BURIED_AT_ONCE]
         now = self._now()
-        payloads = []
-        for sequence in sequences:
-            frame, attempts = await self._read(name, sequence)
-            payloads.append(headstone(name, frame, attempts, now))
+        sequences, payloads = [], []
+        for sequence in delivery.leases.dead()[:BURIED_AT_ONCE]:
+            found = await self._read_dead(name, sequence)
+            if found is not None:
+                sequences.append(sequence)
+                payloads.append(headstone(name, *found, now))
+        if not payloads:
+            return
         grave = await self._make_room(target, batch_length(payloads))
         if grave.queue.put_batch(payloads, [HEADERS] * len(payloads)) is None:
             length = grave.queue.settings.max_length
@@ -257,11 +260,14 @@ class LocalMessageQueues(Administration):
         await self._committer.commit(grave)
         await self._settle_dead(name, sequences)
 
-    async def _read(self, name: bytes, sequence: int) -> tuple[Frame, int]:
-        """A dead record, and its attempts."""
+    async def _read_dead(self, name: bytes, sequence: int) -> tuple[Frame, int] | None:
+        """A dead record, and its attempts; None when it is not dead any more: a purge, a reset or
+        new settings have come between, and its file may be gone."""
         handle = await self._existing(name)
         while True:
-            delivery = handle.queue.deliver()
+            delivery = handle.queue.delivery
+            if delivery is None or delivery.leases.state(sequence) is not LeaseState.DEAD:
+                return None
             try:
                 return delivery.read(sequence), delivery.leases.attempts(sequence)
             except Cold as cold:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from logqueue.config import Config, Durability
 from logqueue.errors import BadOption, LimitExceeded, NoSuchQueue
 from logqueue.messages import LocalMessageQueues
 from logqueue.options import QueueOptions
-from logqueue.storage.disk import MmapDisk
+from logqueue.storage.disk import Extent, MmapDisk
 from logqueue.storage.queue import Options
 from logqueue.storage.store import Store
 from logqueue.web.queues import Message, MessageQueues, Outcome, State
@@ -26,11 +27,12 @@ LONG_S = 60.0  # far beyond any test
 
 @contextlib.asynccontextmanager
 async def opened(
-    root: Path, durability: Durability = "always", **limits: int
+    root: Path, durability: Durability = "always", disk: MmapDisk | None = None, **limits: int
 ) -> AsyncIterator[MessageQueues]:
     """The store in `root`, with all that a daemon runs for it."""
     config = Config(str(root), durability=durability, **limits)  # type: ignore[arg-type]
-    store = Store.open(MmapDisk(), str(root), Options(committed_reads=durability == "always"))
+    options = Options(committed_reads=durability == "always")
+    store = Store.open(disk or MmapDisk(), str(root), options)
     async with trio.open_nursery() as outer:
         committer = Committer()
         await outer.start(committer.run)
@@ -368,6 +370,38 @@ async def test_the_dead_wait_for_room_and_survive_a_restart(tmp_path: Path) -> N
         with trio.fail_after(LONG_S):  # it is settled here only once it is durable there
             while (await queues.status(b"q")).unread:
                 await wait_all_tasks_blocked(0.01)
+
+
+class SlowDisk(MmapDisk):
+    """Segments are opened once `goes_on` is set; `waits` tells that one is to be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.goes_on, self.waits = threading.Event(), threading.Event()
+
+    def open(self, path: str, *, writable: bool = False) -> Extent:
+        if path.endswith(".log"):
+            self.waits.set()
+            assert self.goes_on.wait(LONG_S)
+        return super().open(path, writable=writable)
+
+
+async def test_the_dead_are_purged_while_they_are_read_from_the_disk(tmp_path: Path) -> None:
+    disk = SlowDisk()
+    async with opened(tmp_path, disk=disk) as queues:
+        await queues.create_queue(b"q", QueueOptions(max_attempts=1, dead_letter=b"dlq"))
+        await queues.put_batch(b"q", [b"bad"])
+        (message,) = await queues.receive(b"q", 1, LONG_S)
+        await queues.put_batch(b"q", [bytes(40_000)])  # into the next segment
+        await queues.release(b"q", [(message.lease, 0)])
+        await trio.to_thread.run_sync(disk.waits.wait)
+        assert await queues.purge_queue(b"q") == 2
+        disk.goes_on.set()
+        await queues.put_batch(b"q", [b"good"])
+        assert payloads(await queues.receive(b"q", 9, 0)) == [b"good"]
+        await wait_all_tasks_blocked(0.05)
+        assert await queues.put(b"q", b"and on") is not None
+        assert (await queues.describe_queue(b"q")).last == 4
 
 
 async def test_everything_survives_a_restart_but_the_waits(tmp_path: Path) -> None:
