@@ -40,7 +40,6 @@ class Administration(LocalQueues):
 
     async def delete_queue(self, name: bytes) -> None:
         await self._pool.delete(await self._existing(name))
-        self._lines.end(name, NoSuchQueue(name))
 
     async def describe_queue(self, name: bytes) -> Details:
         queue = (await self._existing(name)).queue

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import trio
 
-from logqueue.errors import LimitExceeded, LogqueueError
+from logqueue.errors import LimitExceeded
 from logqueue.web.message import Presence
 
 T = TypeVar("T")
@@ -23,13 +23,11 @@ T = TypeVar("T")
 class _Waiter:
     """One long poll.  `task` while it is parked."""
 
-    __slots__ = ("error", "patient", "task", "woken")
+    __slots__ = ("task", "woken")
 
-    def __init__(self, *, patient: bool) -> None:
+    def __init__(self) -> None:
         self.task: trio.lowlevel.Task | None = None
         self.woken = False
-        self.patient = patient  # goes on waiting when the queue is deleted
-        self.error: LogqueueError | None = None
 
     def wake(self) -> None:
         self.woken = True
@@ -76,32 +74,23 @@ class Lines:
         if line:
             next(iter(line)).wake()
 
-    def end(self, name: bytes, error: LogqueueError) -> None:
-        """The queue is gone: those who are not patient get `error`."""
-        for waiter in self._lines.get(name, ()):
-            if not waiter.patient:
-                waiter.error = error
-                waiter.wake()
-
     async def wait(
         self,
         name: bytes,
         deadline: float,
         take: Callable[[], Awaitable[T | None]],
         presence: Presence | None = None,
-        *,
-        patient: bool = False,
     ) -> T | None:
         """Queue up until `take` gives something, which is then the result; None at `deadline`, a
         time of trio's clock, or when `presence` is over.  `take` is called when it is our turn,
         once at least before `deadline`.
 
-        Raises LimitExceeded, what `take` raises, and the error of `end`.  When cancelled before
-        `take` is called, nothing was taken.
+        Raises LimitExceeded, and what `take` raises.  When cancelled before `take` is called,
+        nothing was taken.
         """
         if self.count >= self._waiting_max:
             raise LimitExceeded("parked long polls", self.count + 1, self._waiting_max)
-        waiter = _Waiter(patient=patient)
+        waiter = _Waiter()
         line = self._lines.setdefault(name, OrderedDict())
         line[waiter] = None
         self.count += 1
@@ -116,8 +105,6 @@ class Lines:
                         return taken
                 if not await waiter.park(deadline):
                     return None
-                if waiter.error is not None:
-                    raise waiter.error
             return None
         finally:
             if presence is not None:

@@ -60,7 +60,7 @@ class LocalQueues(Observed):
             return await self._get(name)
         deadline = trio.current_time() + wait_s
         take = partial(self._get, name)
-        return await self._lines.wait(name, deadline, take, presence, patient=True)
+        return await self._lines.wait(name, deadline, take, presence)
 
     async def _get(self, name: bytes) -> tuple[int, bytes] | None:
         handle = self._open.get(name)

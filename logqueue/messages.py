@@ -107,22 +107,21 @@ class LocalMessageQueues(Administration):
         take = partial(self._take, name, maximum, lease_s)
         if wait_s <= 0:
             return await take() or []
-        await self._existing(name)
         deadline = trio.current_time() + wait_s
         return await self._lines.wait(name, deadline, take, presence) or []
 
     async def _take(self, name: bytes, maximum: int, lease_s: float | None) -> list[Message] | None:
-        handle = await self._existing(name)
-        while True:
+        while self._pool.exists(name):  # until somebody puts into it, it is empty
+            handle = await self._pool.acquire(name)
             await trio.lowlevel.checkpoint_if_cancelled()
             queue = handle.queue
             try:
                 messages = hand_out(queue, maximum, lease_s)
             except Cold as cold:
-                handle = await self._fetch(handle, cold.fetch)
+                await self._fetch(handle, cold.fetch)
                 continue
             except NoRoom as wanted:
-                handle = await self._make_room_to_settle(handle, wanted)
+                await self._make_room_to_settle(handle, wanted)
                 continue
             if messages:
                 self._look_after(queue)
@@ -134,7 +133,7 @@ class LocalMessageQueues(Administration):
                 return None
             self._note(handle)  # only messages that were too old: go on behind them
             await trio.lowlevel.checkpoint()
-            handle = await self._existing(name)
+        return None
 
     async def acknowledge(self, name: bytes, tokens: Sequence[str]) -> list[Outcome]:
         return await self._answer(name, tokens, lambda delivery: delivery.acknowledge(tokens))

@@ -252,16 +252,22 @@ async def test_a_wait_ends_empty(queues: MessageQueues) -> None:
     await queues.create_queue(b"q", QueueOptions())
     assert await queues.receive(b"q", 1, 0, SOON_S) == []
     assert (await queues.describe_queue(b"q")).waiting == 0
-    with pytest.raises(NoSuchQueue):
-        await queues.receive(b"nobody's", 1, 0, SOON_S)
+    for wait_s in (0, SOON_S):
+        assert await queues.receive(b"nobody's", 1, None, wait_s) == []
+    assert queues.list_queues(None, 9)[0][1:] == [], "asking makes no queue"
 
 
-async def test_a_legacy_wait_for_a_queue_that_is_not_there_yet(queues: MessageQueues) -> None:
+async def test_waits_for_a_queue_that_is_not_there_yet(queues: MessageQueues) -> None:
     got: list[object] = []
     async with trio.open_nursery() as nursery:
         await park(nursery, lambda: queues.get(b"new", LONG_S), got)
+        await park(nursery, lambda: queues.receive(b"new", 1, LONG_S, LONG_S), got)
+        await park(nursery, lambda: queues.receive(b"new", 1, 0, LONG_S), got)
         await queues.put(b"new", b"1")
-    assert got == [(1, b"1")]
+        await queues.create_queue(b"new", QueueOptions())
+        await queues.put_batch(b"new", [b"2", b"3"])
+    assert [payloads(each) for each in got[1:]] == [[b"2"], [b"3"]]  # type: ignore[arg-type]
+    assert got[0] == (1, b"1")
 
 
 async def test_the_end_of_a_lease_wakes(queues: MessageQueues) -> None:
@@ -296,25 +302,20 @@ async def test_a_release_and_a_resume_wake(queues: MessageQueues) -> None:
     assert got == [(1, b"1")]
 
 
-async def test_deletion_ends_waits(queues: MessageQueues) -> None:
+async def test_waits_outlive_their_queue(queues: MessageQueues) -> None:
     await queues.put_batch(b"q", [b"1"])
     (message,) = await queues.receive(b"q", 1, LONG_S)
-    ended: list[object] = []
-
-    async def poll() -> str:
-        with pytest.raises(NoSuchQueue):
-            await queues.receive(b"q", 1, 0, LONG_S)
-        return "ended"
-
+    got: list[object] = []
     async with trio.open_nursery() as nursery:
-        await park(nursery, lambda: queues.get(b"q", LONG_S), ended)
-        await park(nursery, poll, ended)
+        await park(nursery, lambda: queues.get(b"q", LONG_S), got)
+        await park(nursery, lambda: queues.receive(b"q", 1, 0, LONG_S), got)
         await queues.delete_queue(b"q")
         await wait_all_tasks_blocked(0.01)
-        assert ended == ["ended"]
         assert queues.list_queues(None, 9) == ([], None)
-        await queues.put(b"q", b"2")
-    assert ended == ["ended", (1, b"2")]
+        assert got == []
+        await queues.put_batch(b"q", [b"2", b"3"])
+    assert got[0] == (1, b"2")
+    assert payloads(got[1]) == [b"3"]  # type: ignore[arg-type]
     assert await queues.acknowledge(b"q", [message.lease]) == [Outcome.EXPIRED]
 
 

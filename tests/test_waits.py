@@ -194,10 +194,17 @@ def test_head_waits_for_nothing(daemon: Daemon, client: Client, queue: str) -> N
     assert client.receive(queue).body == b"1"
 
 
-def test_a_deleted_queue_ends_its_waits(daemon: Daemon, client: Client, queue: str) -> None:
+def test_waits_outlive_their_queue(daemon: Daemon, client: Client, queue: str) -> None:
     parked = Parked(daemon, queue)
     assert client.call("DELETE", f"/queues/{queue}").status == 204
-    assert b'"code": "no-such-queue"' in parked.answer()
+    client.put(queue, b"of a new one")
+    assert parked.answer().endswith(b"\r\n\r\nof a new one")
+
+
+def test_a_queue_that_is_not_there_is_empty(client: Client) -> None:
+    for query in ("", "wait=10ms", "wait=10ms&lease=0&max=9"):
+        assert client.receive("nobody's", query).status == 204
+    assert client.call("GET", "/queues/nobody's").code == "no-such-queue"
 
 
 def test_resume_and_lease_ends_wake(daemon: Daemon, client: Client, queue: str) -> None:

@@ -15,9 +15,7 @@ from logqueue.client.exchange import (
     Answer,
     Conversation,
     Patience,
-    Pause,
     Request,
-    as_object,
     ask,
     expect,
 )
@@ -42,7 +40,6 @@ from logqueue.client.messages import (
 # One long poll; longer waits are made of several.  Proxies cut what is silent for a minute.
 POLL_S = 20.0
 LEASE_MIN_S = 0.001  # the server's
-MISSING_S = 1.0  # between two looks for a queue that nobody has made yet
 LEASES_AT_ONCE = 10_000  # the server's limit for one request
 LIST_LIMIT = 1000
 _JSON = "application/json"
@@ -91,14 +88,9 @@ class Operations:
             answer = yield from ask(request, self.patience)
             if answer.status == 200:
                 return many(answer) if most > 1 else [one(answer)]
-            missing = _is_missing(answer)
-            if not missing:
-                expect(answer, 204)
-            left_s = end - self.patience.clock()
-            if left_s <= 0:
+            expect(answer, 204)
+            if end <= self.patience.clock():
                 return []
-            if missing:
-                yield Pause(min(left_s, MISSING_S))
 
     def ack(self, queue: str, leases: Iterable[str]) -> Conversation[None]:
         """Acknowledge; repeated in doubt, as acknowledging twice is the same as once.
@@ -219,10 +211,6 @@ class Operations:
 
 def _path(queue: str) -> str:
     return f"/v1/queues/{escaped(queue)}"
-
-
-def _is_missing(answer: Answer) -> bool:
-    return answer.status == 404 and as_object(answer).get("code") == "no-such-queue"
 
 
 def _duration(seconds: float) -> str:

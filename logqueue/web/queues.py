@@ -160,7 +160,8 @@ class Overview(NamedTuple):
 class MessageQueues(Queues, Protocol):
     """What the v1 API needs on top of the legacy operations.
 
-    Names are 0 to 256 bytes.  What names an existing queue raises NoSuchQueue when there is none.
+    Names are 0 to 256 bytes.  Where there is no such queue, `receive` finds it empty, puts and
+    `create_queue` make it, and everything else that names one raises NoSuchQueue.
     Answers come after the durability mode's promise is kept, acknowledgements included.
     """
 
@@ -177,8 +178,8 @@ class MessageQueues(Queues, Protocol):
         """
 
     async def delete_queue(self, name: bytes) -> None:
-        """Remove the queue and all its messages from the disk; parked long polls for it end with
-        NoSuchQueue.  Tokens of its leases are EXPIRED from then on, under a new queue too."""
+        """Remove the queue and all its messages from the disk; parked long polls for it go on.
+        Tokens of its leases are EXPIRED from then on, under a new queue too."""
 
     async def describe_queue(self, name: bytes) -> Details:
         """Numbers and options of one queue; creates nothing."""

@@ -170,7 +170,7 @@ def _receive() -> Json:
             },
             204: _said("Nothing to hand out"),
         },
-        *(404, 429, 507),
+        *(429, 507),
         parameters=[
             _query("max", whole(1, MESSAGES_MAX, default=1), "Messages at most."),
             _query("wait", duration, f"For the first one; at most {WAIT_S_MAX:g} s. Default 0."),
