@@ -116,25 +116,22 @@ class Daemon:
     def wait(self, timeout_s: float = START_S) -> int:
         """Wait for its end; the exit status (negative for a signal)."""
         assert self._process is not None
-        assert self._reading is not None
-        try:
-            status = self._process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
+        if not self.ends_within(timeout_s):
             self._process.kill()
             self._process.wait()
-            raise
+            raise AssertionError(f"still there after {timeout_s} s: {self.log}")
+        status = self._process.wait()
         self._process = None
-        self._reading.join()
         return status
 
     def ends_within(self, seconds: float) -> bool:
-        """Whether it ends by itself in that time; `wait` for it afterwards."""
-        assert self._process is not None
-        try:
-            self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
+        """Whether it ends by itself in that time; `wait` for it afterwards.
+
+        The end of its stderr tells: `Popen.wait` with a timeout looks every 50 ms.
+        """
+        assert self._reading is not None
+        self._reading.join(seconds)
+        return not self._reading.is_alive()
 
     def send(self, number: int) -> None:
         """Send it a signal."""
