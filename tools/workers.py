@@ -17,9 +17,9 @@ from tools.clients import Busy, Connection, Load
 from tools.ledger import sender
 
 AT_ONCE = 16  # messages in one receive
-LEASES_MS = (300, 2000)
+LEASES_MS = (300, 1000)  # some end within a life of the daemon, some outlive it
 WAIT_MS = 100  # for the first message
-DRY_MS = 2500  # of waiting in a drain: all leases have ended by then
+DRY_MS = 1200  # of waiting in a drain: all leases have ended by then
 FORGOTTEN, GIVEN_BACK = 0.1, 0.2  # parts of what is received: below these bounds
 
 
