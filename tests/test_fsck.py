@@ -447,8 +447,49 @@ def test_the_format_file_is_made_anew(root: Path, capsys: Any, content: bytes | 
     assert fsck(capsys, "--repair", "-p", root)[0] == 1
     assert (root / "FORMAT").read_bytes() == good
     assert fsck(capsys, root)[0] == 0
-    kept = [path.read_bytes() for path in root.glob("quarantine/*/FORMAT")]
+    (ident,) = os.listdir(root / "quarantine")
+    kept = [path.read_bytes() for path in root.glob(f"quarantine/{ident}/FORMAT.old")]
     assert kept == ([] if content is None else [content])
+    assert fsck(capsys, "--undo", ident, root)[0] == 1
+    assert (root / "FORMAT").exists() == (content is not None)
+    assert content in (None, *(path.read_bytes() for path in root.glob("FORMAT")))
+    assert kinds(fsck(capsys, root)[1]) == {"format-bad"}
+
+
+def test_the_format_file_is_made_anew_where_queues_cannot_be_exchanged(
+    root: Path, capsys: Any
+) -> None:
+    (root / "queues").rename(root.parent / "elsewhere")
+    (root / "queues").symlink_to(root.parent / "elsewhere")
+    (root / "FORMAT").unlink()
+    assert fsck(capsys, "--repair", "-y", root)[0] == 1
+    assert fsck(capsys, root)[0] == 0
+
+
+def test_a_queue_called_format_is_no_format_file(tmp_path: Path, capsys: Any) -> None:
+    root, name = tmp_path / "data", b"FORMAT"
+    make(root, {name: (10, 0)})
+    (root / "FORMAT").write_bytes(b"")
+    (directory(root, name) / "meta").unlink()
+    (directory(root, name) / "cursor").unlink()
+    flip(segments(root, name)[0], 4096 + 100)
+    before = snapshot(root)
+    ident = fsck(capsys, "--repair", "-y", root)[1][-1]["quarantine"]
+    assert len(drain(root, name)) == 9
+    assert fsck(capsys, "--undo", ident, root)[0] == 1
+    after = snapshot(root)
+    assert {path: after.get(path) for path in before} == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files of others")
+def test_what_root_repairs_stays_the_owners(root: Path, capsys: Any) -> None:
+    damage_payload(root)
+    (root / "FORMAT").unlink()
+    for path in (root, *root.rglob("*")):
+        os.chown(path, 12345, 12345)
+    assert fsck(capsys, "--repair", "-y", root)[0] == 1
+    served = [root / "FORMAT", *(root / "queues").rglob("*")]
+    assert {path.stat().st_uid for path in served} == {12345}
 
 
 def test_a_newer_format_is_left_alone(root: Path, capsys: Any) -> None:

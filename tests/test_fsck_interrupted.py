@@ -229,7 +229,7 @@ def test_tidying_up(damaged: Path, place: Path, capsys: Any, exchanged: bool) ->
     root = place / "data"
     command = ["--repair", "-y", str(root)]
     first = Step(
-        transaction.__file__, line_of("    _finish(" if exchanged else "    _exchange("), 1
+        transaction.__file__, line_of("    _finish(" if exchanged else "        _exchange("), 1
     )
 
     def begin() -> dict[str, bytes]:
@@ -254,6 +254,90 @@ def test_tidying_up(damaged: Path, place: Path, capsys: Any, exchanged: bool) ->
         assert sound(copy(root, place / "drained")), step
 
 
+@pytest.mark.parametrize("bad", [None, b"no format\n"])
+def test_the_format_file_goes_with_the_queues(
+    damaged: Path, place: Path, capsys: Any, bad: bytes | None
+) -> None:
+    """Ended anywhere, a repair has not made the FORMAT file good unless the queues are; and what
+    comes next finishes or undoes both of them together."""
+    origin, root = copy(damaged, place / "origin"), place / "data"
+    good = (origin / "FORMAT").read_bytes()
+    (origin / "FORMAT").unlink()
+    if bad is not None:
+        (origin / "FORMAT").write_bytes(bad)
+    before = content(origin)
+    command = ["--repair", "-y", str(copy(origin, root))]
+    seen = set()
+    for step in in_transaction(steps(command)):
+        copy(origin, root)
+        assert end(command, step, signal.SIGKILL) == -signal.SIGKILL
+        exchanged = content(root) != before
+        mended = format_of(root) == good
+        assert exchanged or not mended, step
+        seen.add((exchanged, mended))
+        assert fsck(capsys, *command)[0] == (0 if exchanged else 1), step
+        status, rows = fsck(capsys, "--thorough", root)
+        assert (status, kinds(rows)) == (0, set()), (step, rows)
+        (ident,) = os.listdir(root / "quarantine")
+        assert fsck(capsys, "--undo", ident, root)[0] == 1, step
+        assert (content(root), format_of(root)) == (before, bad), step
+    assert seen == {(False, False), (True, False), (True, True)}
+
+
+@pytest.mark.parametrize("bad", [None, b"no format\n"])
+def test_the_format_file_comes_back_with_the_queues(
+    damaged: Path, place: Path, capsys: Any, bad: bytes | None
+) -> None:
+    origin, root = copy(damaged, place / "origin"), place / "data"
+    good = (origin / "FORMAT").read_bytes()
+    (origin / "FORMAT").unlink()
+    if bad is not None:
+        (origin / "FORMAT").write_bytes(bad)
+    before = content(origin)
+    assert main(["--json", "--repair", "-y", str(origin)]) == 1
+    (ident,) = os.listdir(origin / "quarantine")
+    after = content(origin)
+    command = ["--undo", ident, str(copy(origin, root))]
+    for step in in_transaction(steps(command)):
+        copy(origin, root)
+        assert end(command, step, signal.SIGKILL) == -signal.SIGKILL
+        exchanged = content(root) == before
+        assert exchanged or (content(root), format_of(root)) == (after, good), step
+        fsck(capsys, "--undo", "none", root)  # what tidies up, and does nothing else
+        assert (content(root), format_of(root)) == (
+            (before, bad) if exchanged else (after, good)
+        ), step
+        assert [each.name for each in root.glob("*.tmp")] == [], step
+
+
+def test_the_format_file_alone(damaged: Path, place: Path, capsys: Any) -> None:
+    """Nothing is exchanged here; the file that was there is never lost."""
+    origin, root = copy(damaged, place / "origin"), place / "data"
+    assert fsck(capsys, "--repair", "-y", origin)[0] == 1
+    shutil.rmtree(origin / "quarantine")
+    before = content(origin)
+    (origin / "FORMAT").write_bytes(b"no format\n")
+    command = ["--repair", "-y", str(copy(origin, root))]
+    for step in in_transaction(steps(command)):
+        copy(origin, root)
+        assert end(command, step, signal.SIGKILL) == -signal.SIGKILL
+        assert fsck(capsys, *command)[0] in (0, 1), step
+        assert fsck(capsys, root)[0] == 0, step
+        (ident,) = os.listdir(root / "quarantine")
+        assert fsck(capsys, "--undo", ident, root)[0] == 1, step
+        assert (content(root), format_of(root)) == (before, b"no format\n"), step
+
+
+def in_transaction(places: list[Step]) -> list[Step]:
+    """Those steps that change what is there, not what is built beside it."""
+    return [each for each in places if each.file == transaction.__file__]
+
+
+def format_of(root: Path) -> bytes | None:
+    path = root / "FORMAT"
+    return path.read_bytes() if path.exists() else None
+
+
 def line_of(start: str) -> int:
     """The number of the one line of the transaction that starts so."""
     with open(transaction.__file__) as source:
@@ -261,7 +345,9 @@ def line_of(start: str) -> int:
     return found
 
 
-@pytest.mark.parametrize("start", ["    _exchange(", "    _finish(", "    disk.rename(tree, tree"])
+@pytest.mark.parametrize(
+    "start", ["        _exchange(", "    _finish(", "    disk.rename(tree, tree"]
+)
 def test_the_daemon_starts_on_what_a_killed_repair_leaves(
     damaged: Path, tmp_path: Path, start: str
 ) -> None:
@@ -271,7 +357,7 @@ def test_the_daemon_starts_on_what_a_killed_repair_leaves(
     with Daemon(tmp_path) as daemon:
         daemon.start()
         assert daemon.ask("name=sound&opt=get") == payload(b"sound", 1)
-        if start == "    _exchange(":
+        if start == "        _exchange(":
             assert daemon.ask("name=q&opt=get") == b"HTTPSQS_ERROR"
         else:
             served = list(iter(lambda: daemon.ask("name=q&opt=get"), b"HTTPSQS_GET_END"))

@@ -18,6 +18,7 @@ from logqueue.storage.layout import QUARANTINE, TEMPORARY_SUFFIX
 
 MANIFEST = "manifest.json"
 INTENT_SUFFIX = ".json"
+FORMAT_ASIDE = "FORMAT.old"  # a queue may be called FORMAT; none has a dot in its directory's name
 
 
 def read_manifest(root: str, ident: str) -> dict[str, object]:
@@ -64,23 +65,6 @@ def unfinished(root: str) -> list[str]:
     names = sorted(os.listdir(quarantine)) if os.path.isdir(quarantine) else []
     suffixes = (TEMPORARY_SUFFIX, INTENT_SUFFIX)
     return [os.path.join(quarantine, name) for name in names if name.endswith(suffixes)]
-
-
-def set_file_aside(disk: Disk, root: str, name: str, reason: str) -> None:
-    """Give a file beside the queues a second name in quarantine, with a manifest."""
-    quarantine = os.path.join(root, QUARANTINE)
-    disk.make_directory(quarantine)
-    ident = new_id(quarantine)
-    tree, _ = paths(root, ident)
-    disk.make_directory(tree)
-    os.link(os.path.join(root, name), os.path.join(tree, name))
-    path = os.path.join(tree, name)
-    entry = describe(path, name, reason)
-    manifest = {"id": ident, "inode": 0, "became": {}, "kept": {}, "set_aside": [entry]}
-    write_manifest(disk, os.path.join(tree, MANIFEST), manifest)
-    disk.sync_directory(tree)
-    disk.rename(tree, os.path.join(quarantine, ident))
-    disk.sync_directory(quarantine)
 
 
 def paths(root: str, ident: str) -> tuple[str, str]:

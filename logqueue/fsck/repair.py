@@ -19,12 +19,12 @@ from logqueue.fsck.check import Checkup, How, check
 from logqueue.fsck.finding import Finding, Kind, Severity
 from logqueue.fsck.identity import Identities
 from logqueue.fsck.plan import Plan, plan
-from logqueue.fsck.quarantine import read_manifest, set_file_aside, unsound
+from logqueue.fsck.quarantine import FORMAT_ASIDE, read_manifest, unsound
 from logqueue.fsck.queue import survey
 from logqueue.fsck.segments import Progress
-from logqueue.fsck.transaction import Rebuilt, replace_queues, settle
-from logqueue.storage.disk import Disk, replace_file
-from logqueue.storage.layout import FORMAT, QUARANTINE, QUEUES, TEMPORARY_SUFFIX, encode_format
+from logqueue.fsck.transaction import NewFormat, Rebuilt, replace, settle
+from logqueue.storage.disk import Disk
+from logqueue.storage.layout import QUARANTINE, QUEUES, encode_format
 
 Ask = Callable[[Finding, bool], bool]  # (finding, whether it can be mended) -> whether to mend it
 
@@ -64,11 +64,10 @@ def repair(
         changes = _choose(disk, checkup, ask, outcome, progress)
         if dry_run:
             return outcome
-        if changes:
-            outcome.ident = replace_queues(disk, root, changes)
-        # Last: without it no daemon starts, so none ever sees the queues in between.
-        if any(each.kind is Kind.FORMAT_BAD for each in outcome.repaired):
-            _mend_format(disk, root)
+        bad = [_reason(each) for each in outcome.repaired if each.kind is Kind.FORMAT_BAD]
+        new_format = NewFormat(encode_format(), bad[0]) if bad else None
+        if changes or new_format:
+            outcome.ident = replace(disk, root, changes, new_format)
     return outcome
 
 
@@ -130,30 +129,42 @@ def _build(disk: Disk, mend: Plan, progress: Progress, directory: str) -> list[s
     return kept
 
 
-def _mend_format(disk: Disk, root: str) -> None:
-    """Write the FORMAT file anew; a damaged one is set aside first."""
-    path = os.path.join(root, FORMAT)
-    if os.path.exists(path):
-        set_file_aside(disk, root, FORMAT, "format-bad")
-    replace_file(disk, root, FORMAT, encode_format(), path + TEMPORARY_SUFFIX)
-
-
 def undo(disk: Disk, root: str, ident: str) -> str:
-    """Put back what the repair `ident` has set aside; the id under which the queues as they are
-    now are in quarantine.  Needs the exclusive lock.
+    """Put back what the repair `ident` has set aside; the id under which what is there now is in
+    quarantine.  Needs the exclusive lock.
 
     Messages that were put since, and how far they were consumed, go into quarantine too.  Raises
     UsageError when the quarantine is not what its manifest lists; then nothing has changed.
     """
     with _tidily(disk, root):
-        return replace_queues(disk, root, _changes_back(disk, root, ident))
+        manifest = _sound_manifest(root, ident)
+        changes = _changes_back(disk, root, ident, manifest)
+        return replace(disk, root, changes, _format_back(root, ident, manifest))
 
 
-def _changes_back(disk: Disk, root: str, ident: str) -> dict[str, Rebuilt]:
+def _sound_manifest(root: str, ident: str) -> dict[str, object]:
     manifest = read_manifest(root, ident)
     for path, text in unsound(root, hashes=True):
         if os.path.relpath(path, os.path.join(root, QUARANTINE)).split(os.sep)[0] == ident:
             raise UsageError(f"{path}: {text}; the repair {ident} cannot be undone")
+    return manifest
+
+
+def _format_back(root: str, ident: str, manifest: dict[str, object]) -> NewFormat | None:
+    """The FORMAT file as it was before the repair; None when that has left it alone."""
+    if manifest.get("format") is None:
+        return None
+    reason = f"undo of {ident}"
+    try:
+        with open(os.path.join(root, QUARANTINE, ident, FORMAT_ASIDE), "rb") as file:
+            return NewFormat(file.read(), reason)
+    except FileNotFoundError:
+        return NewFormat(None, reason)
+
+
+def _changes_back(
+    disk: Disk, root: str, ident: str, manifest: dict[str, object]
+) -> dict[str, Rebuilt]:
     became, kept = manifest["became"], manifest["kept"]
     assert isinstance(became, dict)
     assert isinstance(kept, dict)
@@ -169,15 +180,13 @@ def _changes_back(disk: Disk, root: str, ident: str) -> dict[str, Rebuilt]:
         if new != old:
             changes[new] = Rebuilt(new, None, {}, reason)
         changes[old] = Rebuilt(old, make, {}, reason)
-    if not changes:
-        raise UsageError(f"{place}: no queue was changed by this repair, there is nothing to undo")
     return changes
 
 
 def _set_aside(manifest: dict[str, object]) -> set[str]:
     entries = manifest["set_aside"]
     assert isinstance(entries, list)
-    return {entry["path"].split(os.sep)[0] for entry in entries} - {FORMAT}
+    return {entry["path"].split(os.sep)[0] for entry in entries} - {FORMAT_ASIDE}
 
 
 def _restore(disk: Disk, old: str, current: str, kept: list[str], directory: str) -> list[str]:

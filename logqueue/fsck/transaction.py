@@ -12,6 +12,10 @@ leaves behind is told by what lies in `quarantine/`:
 
 Finishing takes those files out of the old tree that are the new tree's as well; what is left is
 what was set aside: `quarantine/ID/<queue>/`.
+
+The FORMAT file lies beside the queues, so it cannot change in the same system call.  Its new
+content waits in FORMAT.tmp until all else is finished: a repair's daemon, which does not start on
+the old one, starts on what is wholly mended or not at all.
 """
 
 from __future__ import annotations
@@ -21,9 +25,12 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain
+from typing import NamedTuple
 
 from logqueue.errors import UsageError
 from logqueue.fsck.quarantine import (
+    FORMAT_ASIDE,
     INTENT_SUFFIX,
     MANIFEST,
     describe,
@@ -34,7 +41,7 @@ from logqueue.fsck.quarantine import (
     write_manifest,
 )
 from logqueue.storage.disk import Disk
-from logqueue.storage.layout import QUARANTINE, QUEUES, TEMPORARY_SUFFIX
+from logqueue.storage.layout import FORMAT, QUARANTINE, QUEUES, TEMPORARY_SUFFIX
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -51,41 +58,49 @@ class Rebuilt:
     reason: str = ""  # for every other file
 
 
-def replace_queues(disk: Disk, root: str, changes: dict[str, Rebuilt]) -> str:
-    """Rebuild the queues whose directory names are the keys, all of them or none; the id under
-    which the old ones are in quarantine.
+class NewFormat(NamedTuple):
+    """What the FORMAT file is to hold; None when there is to be none."""
 
-    When it raises (DiskFull, StorageFailed, OSError, KeyboardInterrupt) nothing has changed, and
-    `settle` removes what it leaves.
+    data: bytes | None
+    reason: str  # why the old one is set aside
+
+
+def replace(
+    disk: Disk, root: str, changes: dict[str, Rebuilt], new_format: NewFormat | None = None
+) -> str:
+    """Rebuild the queues whose directory names are the keys, and replace the FORMAT file if there
+    is a new one: all of them or none.  The id under which the old ones are in quarantine.
+
+    When it raises (DiskFull, StorageFailed, OSError, KeyboardInterrupt), `settle` undoes or
+    finishes it.
     """
     queues, quarantine = os.path.join(root, QUEUES), os.path.join(root, QUARANTINE)
-    _refuse_links(queues)
+    if changes:
+        _refuse_links(queues)
+    disk.make_directory(queues)
     disk.make_directory(quarantine)
     disk.sync_directory(root)
     ident = new_id(quarantine)
     tree, intent = paths(root, ident)
     disk.make_directory(tree)
-    for name in disk.list(queues) if disk.exists(queues) else []:
-        if name not in changes and not name.endswith(TEMPORARY_SUFFIX):
-            _link_tree(disk, os.path.join(queues, name), os.path.join(tree, name))
-    kept = {
-        name: change.build(os.path.join(tree, change.name))
-        for name, change in changes.items()
-        if change.build is not None
-    }
+    kept = _build(disk, queues, tree, changes) if changes else {}
     _give_to_owner(root, tree)
     disk.sync_directory(tree)
-    write_manifest(disk, intent, _manifest(root, ident, changes, kept))
+    if new_format is not None and new_format.data is not None:
+        _prepare_format(disk, root, new_format.data)
+    manifest = _manifest(root, ident, changes, kept, new_format)
+    write_manifest(disk, intent, manifest)
     disk.sync_directory(quarantine)
-    _exchange(queues, tree)
-    disk.sync_directory(root)
-    disk.sync_directory(quarantine)
+    if changes:
+        _exchange(queues, tree)
+        disk.sync_directory(root)
+        disk.sync_directory(quarantine)
     _finish(disk, root, ident)
     return ident
 
 
 def settle(disk: Disk, root: str) -> None:
-    """Finish or undo what an interrupted `replace_queues` has left.  Needs the exclusive lock.
+    """Finish or undo what an interrupted `replace` has left.  Needs the exclusive lock.
 
     What was copied to another file system meanwhile has lost its inodes: that is left alone.
     """
@@ -98,6 +113,7 @@ def settle(disk: Disk, root: str) -> None:
         elif not os.path.exists(intent) or not os.path.exists(tree) or _is_built(intent, tree):
             disk.unlink(intent)
             disk.unlink(intent + TEMPORARY_SUFFIX)
+            disk.unlink(os.path.join(root, FORMAT + TEMPORARY_SUFFIX))
             _remove(tree)
         disk.sync_directory(quarantine)
 
@@ -108,6 +124,18 @@ def _refuse_links(queues: str) -> None:
             f"{queues} is a link or a mount point and cannot be exchanged in one step; use "
             "--salvage into a new directory"
         )
+
+
+def _build(disk: Disk, queues: str, tree: str, changes: dict[str, Rebuilt]) -> dict[str, list[str]]:
+    """All queues as they are to be, in `tree`; of each that changes, the files that stay."""
+    for name in disk.list(queues):
+        if name not in changes and not name.endswith(TEMPORARY_SUFFIX):
+            _link_tree(disk, os.path.join(queues, name), os.path.join(tree, name))
+    return {
+        name: change.build(os.path.join(tree, change.name))
+        for name, change in changes.items()
+        if change.build is not None
+    }
 
 
 def _link_tree(disk: Disk, source: str, target: str) -> None:
@@ -121,8 +149,23 @@ def _link_tree(disk: Disk, source: str, target: str) -> None:
     disk.sync_directory(target)
 
 
+def _prepare_format(disk: Disk, root: str, data: bytes) -> None:
+    """The new FORMAT file, durable, under its temporary name."""
+    path = os.path.join(root, FORMAT + TEMPORARY_SUFFIX)
+    with open(path, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    _give_to_owner(root, path)
+    disk.sync_directory(root)
+
+
 def _manifest(
-    root: str, ident: str, changes: dict[str, Rebuilt], kept: dict[str, list[str]]
+    root: str,
+    ident: str,
+    changes: dict[str, Rebuilt],
+    kept: dict[str, list[str]],
+    new_format: NewFormat | None,
 ) -> dict[str, object]:
     queues = os.path.join(root, QUEUES)
     entries = []
@@ -133,11 +176,15 @@ def _manifest(
                 continue
             reason = change.reasons.get(inside, change.reason)
             entries.append(describe(path, os.path.normpath(os.path.join(name, inside)), reason))
-    tree, _ = paths(root, ident)
+    path = os.path.join(root, FORMAT)
+    if new_format is not None and os.path.exists(path):
+        entries.append(describe(path, FORMAT_ASIDE, new_format.reason))
+    built = paths(root, ident)[0] if changes else queues  # without changes nothing is exchanged
     became = {name: each.name for name, each in changes.items() if each.build is not None}
     return {
         "id": ident,
-        "inode": os.stat(tree).st_ino,
+        "inode": os.stat(built).st_ino,
+        "format": new_format and ("removed" if new_format.data is None else "replaced"),
         "became": became,
         "kept": kept,
         "set_aside": entries,
@@ -170,15 +217,15 @@ def _is_built(intent: str, directory: str) -> bool:
         return False
 
 
-def _give_to_owner(root: str, tree: str) -> None:
+def _give_to_owner(root: str, made: str) -> None:
     """What root has made must be the daemon's, which runs as the owner of the data directory."""
     owner = os.stat(root)
     if os.geteuid() != 0 or owner.st_uid == 0:
         return
-    for directory, _, names in os.walk(tree):
-        for path in (directory, *(os.path.join(directory, name) for name in names)):
-            if os.lstat(path).st_uid == 0:
-                os.lchown(path, owner.st_uid, owner.st_gid)
+    below = (os.path.join(top, name) for top, *names in os.walk(made) for name in chain(*names))
+    for path in (made, *below):
+        if os.lstat(path).st_uid == 0:
+            os.lchown(path, owner.st_uid, owner.st_gid)
 
 
 def _finish(disk: Disk, root: str, ident: str) -> None:
@@ -187,13 +234,27 @@ def _finish(disk: Disk, root: str, ident: str) -> None:
     inside = os.path.join(tree, MANIFEST)
     if not os.path.exists(inside):
         with open(intent, encoding="utf-8") as file:
-            became = json.load(file)["became"]
+            manifest = json.load(file)
+        became = manifest["became"]
         for name in disk.list(tree):
             _prune(os.path.join(tree, name), os.path.join(root, QUEUES, became.get(name, name)))
+        _replace_format(disk, root, tree, manifest.get("format"))
         disk.rename(intent, inside)
         disk.sync_directory(tree)
     disk.rename(tree, tree.removesuffix(TEMPORARY_SUFFIX))
     disk.sync_directory(os.path.join(root, QUARANTINE))
+
+
+def _replace_format(disk: Disk, root: str, tree: str, change: str | None) -> None:
+    """Set the FORMAT file aside, and give the new one its name.  Idempotent."""
+    path = os.path.join(root, FORMAT)
+    new = path + TEMPORARY_SUFFIX
+    if change == "removed" or (change == "replaced" and os.path.exists(new)):
+        if os.path.exists(path):
+            disk.rename(path, os.path.join(tree, FORMAT_ASIDE))
+        if change == "replaced":
+            disk.rename(new, path)
+        disk.sync_directory(root)
 
 
 def _remove(path: str) -> None:
