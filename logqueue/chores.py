@@ -86,11 +86,15 @@ class Chores:
         before = self._goes_before(Resting.of(queue))
         if queue.cursor.durable.consumed + 1 < before:
             await self._committer.commit(handle)
-        if not before or handle.away:
+        if not before:
             return False
-        removal = queue.release(before, STEP_BYTES)
+        async with handle.unlinking:
+            if handle.away:
+                return False
+            removal = queue.release(before, STEP_BYTES)
+            if removal.paths:
+                await trio.to_thread.run_sync(removal.run)
         if removal.paths:
-            await trio.to_thread.run_sync(removal.run)
             await trio.sleep(removal.size / FREED_BYTES_PER_S)
         return removal.paths != []
 

@@ -12,7 +12,17 @@ from logqueue.storage.store import Resting
 class Handle(Group):
     """An open queue.  `away` while a worker owns it, and for good once it is `closed`."""
 
-    __slots__ = ("away", "changed", "closed", "expires_ms", "fetched", "lent", "stored", "used")
+    __slots__ = (
+        "away",
+        "changed",
+        "closed",
+        "expires_ms",
+        "fetched",
+        "lent",
+        "stored",
+        "unlinking",
+        "used",
+    )
 
     def __init__(self, queue: Queue, tick: int) -> None:
         super().__init__(queue)
@@ -21,6 +31,7 @@ class Handle(Group):
         self.lent: Resting | None = None  # the facts when it went away
         self.changed = trio.Event()  # set, and replaced, when the queue comes back
         self.fetched: trio.Event | None = None  # set when the read-ahead that runs has come
+        self.unlinking = trio.Lock()  # held while files are unlinked that the queue has let go of
         self.expires_ms: int | None = None  # when its oldest message is too old, as far as known
         self.stored = tick  # of the pool's clock, when something was stored last
         self.used = tick  # when it was acquired last

@@ -121,8 +121,10 @@ class Pool:
         handle.lent = handle.facts
         handle.away = True
         try:
-            await self._committer.settle(handle)
-            return await trio.to_thread.run_sync(partial(work, *args, **kwargs))
+            # A queue that is deleted may be made again at once: with files of the same names.
+            async with handle.unlinking:
+                await self._committer.settle(handle)
+                return await trio.to_thread.run_sync(partial(work, *args, **kwargs))
         except StorageFailed:
             # It stays away: whoever waits for it must not store and sync again, because the
             # kernel would say that all is well (A4 in storage/disk.py).

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import threading
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from logqueue.chores import AGE_CHECK_MS, IDLE_TICKS, STEP_BYTES, Chores
 from logqueue.commit import Committer
@@ -80,11 +82,13 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def world(path: Path, *, close: bool = True, **settings: object) -> AsyncIterator[World]:
+async def world(
+    path: Path, *, close: bool = True, disk: MmapDisk | None = None, **settings: object
+) -> AsyncIterator[World]:
     clock = Clock()
     config = Config(str(path), **settings)  # type: ignore[arg-type]
     options = Options(clock=clock, segment_bytes_max=config.segment_bytes_max)
-    store = Store.open(MmapDisk(), str(path), options)
+    store = Store.open(disk or MmapDisk(), str(path), options)
     async with trio.open_nursery() as nursery:
         committer = Committer()
         await nursery.start(committer.run)
@@ -240,6 +244,43 @@ async def test_consumed_segments_go_while_the_queue_is_in_use(tmp_path: Path) ->
         assert len(await it.take_all(b"q")) == 9
         await it.round()
         assert len(segments(tmp_path, b"q")) == 1
+
+
+class SlowDisk(MmapDisk):
+    """The first segment to be unlinked is so once `goes_on` is set; `waits` tells that it is to
+    be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.goes_on, self.waits = threading.Event(), threading.Event()
+
+    def unlink(self, path: str) -> None:
+        if path.endswith(".log") and not self.waits.is_set():
+            self.waits.set()
+            assert self.goes_on.wait(60)
+        super().unlink(path)
+
+
+async def test_a_deleted_queue_takes_no_file_of_its_successor_along(tmp_path: Path) -> None:
+    disk = SlowDisk()
+    async with world(tmp_path, disk=disk) as it, trio.open_nursery() as nursery:
+        await it.put(b"q", bytes(20_000))
+        await it.put(b"q", bytes(20_000))
+        await it.take_all(b"q")
+        handle = await it.pool.acquire(b"q")
+        nursery.start_soon(it.chores.compact, handle)
+        await trio.to_thread.run_sync(disk.waits.wait)
+
+        async def replace() -> None:
+            await it.pool.delete(handle)
+            await it.put(b"q", b"new")
+
+        nursery.start_soon(replace)
+        await wait_all_tasks_blocked(0.1)
+        disk.goes_on.set()
+    assert [path.name for path in segments(tmp_path, b"q")] == [segment_name(1)]
+    async with world(tmp_path) as it:
+        assert await it.take_all(b"q") == [b"new"]
 
 
 async def test_nothing_goes_before_the_checkpoint_is_durable(tmp_path: Path) -> None:
