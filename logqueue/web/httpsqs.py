@@ -21,10 +21,11 @@ from logqueue.web.failures import Failures
 from logqueue.web.message import Prepared, Promise, Request, Response
 from logqueue.web.pages import Pages
 from logqueue.web.query import (
-    DECODE_BYTES_MAX,
+    Decoder,
     Parameters,
-    decode,
+    decode_once,
     decode_slowly,
+    decode_twice,
     number,
     parameters,
     short,
@@ -109,22 +110,23 @@ class Dialect:
         if refusal:
             return None
         if operation == b"put":
-            is_coded = bool(request.body) and not _octets.match(request.content_type)
-            put = self._put_decoded if is_coded else self._put_again
-            return Prepared(content_type, takes_message=True, run=partial(put, name))
+            run = partial(self._put_again, name, _decoder(request))
+            return Prepared(content_type, takes_message=True, run=run)
         if operation == b"get" and request.method != b"HEAD" and not request.body:
             return Prepared(content_type, takes_message=False, run=partial(self._get_again, name))
         return None
 
-    def _put_again(self, name: bytes, message: bytes) -> tuple[bytes, int, Promise | None] | None:
+    def _put_again(
+        self, name: bytes, decoded: Decoder, coded: bytes
+    ) -> tuple[bytes, int, Promise | None] | None:
+        message = decoded(coded)
+        if message is None:
+            return None
         try:
             position, promise = self._queues.put_nowait(name, message)
         except (trio.WouldBlock, LogqueueError):
             return None  # the long way tells what
         return None if position is None else (b"HTTPSQS_PUT_OK", position, promise)
-
-    def _put_decoded(self, name: bytes, body: bytes) -> tuple[bytes, int, Promise | None] | None:
-        return None if len(body) > DECODE_BYTES_MAX else self._put_again(name, decode(body))
 
     def _get_again(self, name: bytes, _: bytes) -> tuple[bytes, int, Promise | None] | None:
         try:
@@ -257,18 +259,25 @@ def _get_answer(
 def _short_message(request: Request, data: bytes | None) -> bytes | None:
     """What a put stores; None when there is nothing, or too much to decode in one go.
 
-    A body wins over `data=`; an empty body counts as none.  Both are decoded as a message; `data=`
-    has been decoded as a parameter before.  Clients rely on it.
+    A body wins over `data=`; an empty body counts as none.
     """
-    body = request.body
-    if not body:
-        if data is None or len(data) > DECODE_BYTES_MAX:
-            return None
-        once = decode(data)
-        return once if once is data else decode(once)
-    if request.content_type and _octets.match(request.content_type):
-        return body
-    return None if len(body) > DECODE_BYTES_MAX else decode(body)
+    coded = request.body or data
+    return None if coded is None else _decoder(request)(coded)
+
+
+def _decoder(request: Request) -> Decoder:
+    """What makes a message of the body, or of `data=` when there is no body.
+
+    Both are decoded as a message; `data=` has been decoded as a parameter before.  Clients rely on
+    it.
+    """
+    if not request.body:
+        return decode_twice
+    return _as_it_is if _octets.match(request.content_type) else decode_once
+
+
+def _as_it_is(body: bytes) -> bytes:
+    return body
 
 
 async def _message(request: Request, data: bytes | None) -> bytes | None:

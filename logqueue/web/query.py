@@ -6,6 +6,8 @@ Recorded of HTTPSQS 1.7 and its libevent, oddities included; `docs/http.md` is t
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import TypeAlias
 from urllib.parse import unquote_to_bytes
 
 import trio
@@ -16,14 +18,29 @@ DECODE_BYTES_MAX = 65536  # decoded in one go: 5 ms, when all of it is escapes
 
 _atoi = re.compile(rb"[ \t\n\v\f\r]*([+-]?)0*([0-9]*)")
 
+_PERCENT, _PLUS = b"%+"  # a number is looked for in a seventh of the time that bytes take
 Parameters = dict[bytes, bytes]
+Decoder: TypeAlias = Callable[[bytes], bytes | None]  # None: too much to decode in one go
 
 
 def decode(value: bytes) -> bytes:
     """Undo URL encoding once: `+` is a blank, `%XX` a byte; a broken escape stays as it is."""
-    if b"+" in value:
+    if _PLUS in value:
         value = value.replace(b"+", b" ")
-    return unquote_to_bytes(value) if b"%" in value else value
+    return unquote_to_bytes(value) if _PERCENT in value else value
+
+
+def decode_once(value: bytes) -> bytes | None:
+    """`decode`; None when that is too much to do in one go."""
+    return None if len(value) > DECODE_BYTES_MAX else decode(value)
+
+
+def decode_twice(value: bytes) -> bytes | None:
+    """What was decoded as a parameter is decoded as a message; None when that is too much."""
+    if _PERCENT not in value and _PLUS not in value:
+        return value
+    once = decode_once(value)
+    return None if once is None else decode(once)
 
 
 async def decode_slowly(value: bytes) -> bytes:

@@ -4,8 +4,8 @@ A producer or a consumer sends the same bytes all day, but for the message.  Onc
 read such a request, its `Template` knows what stands around the message, and the handler has
 prepared what is to be done.  The next one costs two comparisons instead of a parser.
 
-A message in the target must consist of bytes that neither end it nor stand for others, a message
-in the body must be as long as the head says; everything else must be the same, byte for byte.
+A message in the target must consist of bytes that do not end it, a message in the body must be as
+long as the head says; everything else must be the same, byte for byte.
 Then the long way would read that request as it read the first one, but for the message; a
 property test holds the two equal.  Whatever does not fit goes the long way.
 """
@@ -28,7 +28,8 @@ TEMPLATE_BYTES_MAX = 1024  # of what stands around a message: bounds what is rem
 TEMPLATES_MAX = 1024  # together with their number
 _SAMPLE = b"m"
 
-_plain = re.compile(rb"[!\"$'-*,-~]*")  # printable, without # % & +
+_message = re.compile(rb"[!\"$%'-~]*")  # printable, and nothing that ends it in a target
+_ends = (b" ", b"&", b"#")
 _length = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ?([0-9]{1,9})\r\n")
 
 # The message in the bytes of a request; None when these differ in anything else.
@@ -66,21 +67,25 @@ class Templates:
 
     def of(self, data: bytes) -> Template | None:
         """The template of a request, given as a whole; None when there can be none."""
-        if data.startswith(b"POST"):
+        if data.startswith(b"POST /?"):
             end = data.find(b"\r\n\r\n") + 4
             length = _length.search(data, 0, end)
             if length is None or end > TEMPLATE_BYTES_MAX:
                 return None
             return self._made(_in_body, data[: length.start(1)], data[length.end(1) : end])
+        if not data.startswith(b"GET /?"):
+            return None
         at = data.find(b"&data=")
         if at < 0:
             fits = len(data) <= TEMPLATE_BYTES_MAX and b"opt=get" in data
             return self._made(_nowhere, data, b"") if fits else None
         start = at + len(b"&data=")
-        match = _plain.match(data, start)
+        match = _message.match(data, start)
         assert match  # it may be empty
-        fits = start + len(data) - match.end() <= TEMPLATE_BYTES_MAX
-        return self._made(_in_target, data[:start], data[match.end() :]) if fits else None
+        end = match.end()
+        if start + len(data) - end > TEMPLATE_BYTES_MAX or data[end : end + 1] not in _ends:
+            return None
+        return self._made(_in_target, data[:start], data[end:])
 
     def _make(self, form: Form, before: bytes, after: bytes) -> Template | None:
         sample, find = form(before, after, self._config.body_bytes_max)
@@ -113,7 +118,7 @@ def _in_target(before: bytes, after: bytes, bytes_max: int) -> tuple[bytes, Find
         if not (data.startswith(before) and data.endswith(after)):
             return None
         end = len(data) - trailing
-        if start <= end and len(data) <= longest and _plain.fullmatch(data, start, end):
+        if start <= end and len(data) <= longest and _message.fullmatch(data, start, end):
             return data[start:end]
         return None
 
