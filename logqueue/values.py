@@ -33,9 +33,13 @@ def number(kind: type[int] | type[float], least: float, most: float) -> Callable
 
 
 def password(path: str) -> str:
-    """The first line of a file, without its end.  Raises UsageError."""
+    """The first line of a file, without its end.  Raises UsageError, also when that is empty: a
+    file that is just being written must not open the daemon to everybody."""
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.readline().removesuffix("\n")
+            found = file.readline().removesuffix("\n")
     except OSError as error:
         raise UsageError(f"--auth-file {path}: {error.strerror}") from error
+    if not found:
+        raise UsageError(f"--auth-file {path}: its first line is empty; write the password there")
+    return found

@@ -58,6 +58,10 @@ def test_password_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_bytes(b"s\xe9cret \nnot this\n")
     assert parse(["-x", "d", "--auth-file", str(file)]).auth == "s\udce9cret "
+    for content in (b"", b"\nsecond\n", b"\r\n"):
+        file.write_bytes(content)
+        with pytest.raises(UsageError, match="first line is empty"):
+            parse(["-x", "d", "--auth-file", str(file)])
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,17 @@ def test_the_access_log_tells_what_was_answered(tmp_path: Path) -> None:
     assert access[1]["message"].startswith("127.0.0.1 GET /?name=q&opt=get 200 11 0.")
 
 
+def test_the_access_log_tells_of_each_that_repeats_one_before(tmp_path: Path) -> None:
+    with Daemon(tmp_path, ["--access-log"]) as daemon:
+        daemon.start()
+        with daemon.connect() as client:
+            for _ in range(5):
+                client.sendall(b"GET /?name=q&opt=put&data=x HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert client.recv(1000).endswith(b"HTTPSQS_PUT_OK")
+        assert daemon.stop() == 0
+        assert daemon.log.count("GET /?name=q&opt=put&data=*** 200 14 ") == 5
+
+
 def test_the_access_log_keeps_the_order_of_a_pipeline(tmp_path: Path) -> None:
     with running(tmp_path, ["--access-log"]) as daemon:
         requests = b"".join(

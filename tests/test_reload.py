@@ -67,8 +67,11 @@ def test_a_new_password(tmp_path: Path) -> None:
                 assert kept.recv(1000).endswith(answer)
         assert b" 401 " in daemon.talk(b"GET /v1/queues HTTP/1.0\r\n\r\n")
         assert "old\n" not in daemon.log
+        secret.write_text("")  # it is just being written
+        reload(daemon, f"the old settings stay in force: --auth-file {secret}: its first line")
+        assert daemon.ask("name=q&opt=get&auth=") == b"HTTPSQS_AUTH_FAILED"
         secret.unlink()
-        reload(daemon, f"the old settings stay in force: --auth-file {secret}")
+        reload(daemon, f"the old settings stay in force: --auth-file {secret}: No")
         assert daemon.ask("name=q&opt=get&auth=n%E9w") == b"HTTPSQS_GET_END"
 
 
