@@ -366,14 +366,32 @@ def test_a_clock_set_back_while_we_were_away(world: World) -> None:
 
 
 class FillingDisk(MmapDisk):
-    """A disk that can become full."""
+    """A disk that is full when it has created so many files more."""
 
-    full = False
+    room = 1 << 30
 
     def create(self, path: str, size: int) -> Extent:
-        if self.full:
+        if not self.room:
             raise DiskFull(path, size, 0, 0)
+        self.room -= 1
         return super().create(path, size)
+
+
+def test_settings_change_all_at_once_or_not_at_all(tmp_path: Path) -> None:
+    disk = FillingDisk()
+    world = World(str(tmp_path), disk)
+    before = world.queue.settings
+    wanted = replace(before, max_length=100, max_age_s=1.0)
+    disk.room = 0
+    with pytest.raises(DiskFull):
+        world.queue.configure(wanted)
+    assert world.queue.settings == before
+    disk.room = 1  # one file says it all
+    assert world.queue.configure(wanted)
+    disk.room = 100
+    world.reopen(clean=False)
+    assert world.queue.settings == wanted
+    world.queue.close()
 
 
 def test_a_full_disk_stops_the_first_lease_but_no_get_and_no_acknowledgement(
@@ -382,13 +400,13 @@ def test_a_full_disk_stops_the_first_lease_but_no_get_and_no_acknowledgement(
     disk = FillingDisk()
     world = World(str(tmp_path), disk)
     world.put(*[b"x"] * 1000)
-    disk.full = True
+    disk.room = 0
     with pytest.raises(DiskFull):
         world.receive()
     assert world.get() == b"x"
-    disk.full = False
+    disk.room = 100
     first = world.lease()  # holds the low-water mark, so that each acknowledgement takes a step
-    disk.full = True
+    disk.room = 0
     for _ in range(600):
         assert world.acknowledge(*world.lease()) == [Outcome.DONE]
     assert world.acknowledge(*first) == [Outcome.DONE]

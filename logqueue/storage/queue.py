@@ -398,14 +398,14 @@ class Queue:
         self.sync()
         first = fresh(self.log.last)
         try:
-            self._change_meta(rings=first)
+            self._change_meta(first)
         except DiskFull:
             if not self.log.sealed:
                 raise
             # What the queue holds makes the room; a crash now leaves it empty, but not yet reset.
             self._consume_all()
             self.free(self.log.last + 1)
-            self._change_meta(rings=first)
+            self._change_meta(first)
         self._consume_all()
         self.damage = None
         with contextlib.suppress(DiskFull, LimitExceeded):
@@ -420,12 +420,15 @@ class Queue:
 
     def set_maxqueue(self, maxqueue: int) -> bool:
         """Change the ring's size; False when the positions do not allow it (`ring.resized`)."""
-        rings = resized(self._meta.rings, maxqueue, self.log.last, self.consumed, self.log.first)
+        rings = self._resized(maxqueue)
         if rings is None:
             return False
         if rings != self._meta.rings:
-            self._change_meta(rings=rings)
+            self._change_meta(rings)
         return True
+
+    def _resized(self, maxqueue: int) -> tuple[Ring, ...] | None:
+        return resized(self._meta.rings, maxqueue, self.log.last, self.consumed, self.log.first)
 
     def purge(self) -> int:
         """Consume everything that was written; how many records that were."""
@@ -436,12 +439,14 @@ class Queue:
         return count
 
     def configure(self, settings: QueueOptions) -> bool:
-        """Change the settings; False when the positions forbid the new `max_length`, and then
-        nothing was changed.  Raises DiskFull, StorageFailed."""
-        resizes = settings.max_length != self._ring.maxqueue
-        if resizes and not self.set_maxqueue(settings.max_length):
+        """Change the settings, all of them at once; False when the positions forbid the new
+        `max_length`.  Raises DiskFull.  Either way nothing was changed then.  StorageFailed."""
+        rings: tuple[Ring, ...] | None = self._meta.rings
+        if settings.max_length != self._ring.maxqueue:
+            rings = self._resized(settings.max_length)
+        if rings is None:
             return False
-        self._change_meta(options=settings.stored(self._meta.options))
+        self._change_meta(rings, settings.stored(self._meta.options))
         if self.delivery is not None:
             self.delivery.set_options(settings)
         elif settings.needs_delivery:
@@ -511,13 +516,9 @@ class Queue:
             self.sync()
 
     def _change_meta(
-        self,
-        rings: tuple[Ring, ...] | None = None,
-        options: Mapping[str, object] | None = None,
+        self, rings: tuple[Ring, ...], options: Mapping[str, object] | None = None
     ) -> None:
-        meta = self._meta
-        if rings is not None:
-            meta = meta._replace(rings=rings)
+        meta = self._meta._replace(rings=rings)
         if options is not None:
             meta = meta._replace(options=dict(options))
         write_meta(self._disk, self._directory, meta)
