@@ -21,7 +21,7 @@ from logqueue.storage.reader import Peek
 from logqueue.web.failures import Failures
 
 METRIC_QUEUES_MAX = 500
-OTHERS = ""  # the label of all the other queues; the queue with the empty name is shown as %00
+OTHERS = ""  # the label of all the other queues; the queue with the empty name is shown as %
 SIGHT_BATCH = 32  # queues looked at before others get their turn
 
 _hidden = re.compile("[\udc80-\udcff\x00-\x1f\x7f%]")
@@ -142,4 +142,4 @@ def shown(name: bytes) -> str:
     No two names are shown alike.
     """
     text = name.decode("utf-8", "surrogateescape")
-    return _hidden.sub(lambda found: f"%{ord(found[0]) & 0xFF:02X}", text) or "%00"
+    return _hidden.sub(lambda found: f"%{ord(found[0]) & 0xFF:02X}", text) or "%"
