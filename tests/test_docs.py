@@ -30,8 +30,10 @@ from logqueue.storage.format import (
     encode_segment_header,
     footer_offset,
 )
-from logqueue.storage.frame import FRAME, salt_seed
+from logqueue.storage.frame import FRAME, HEADERS, MESSAGE, MORE, SETTLEMENT, salt_seed
+from logqueue.storage.headers import decode_headers
 from logqueue.storage.layout import FORMAT_PREFIX
+from logqueue.storage.leases import State
 from logqueue.storage.ring import RINGS_MAX
 from logqueue.storage.steps import ENTRY, RANGE, STEP
 from tests.queues import drain, look, reopened
@@ -111,10 +113,20 @@ def test_the_tables_are_the_structs(heading: str) -> None:
         f"{CURSOR_FILE_BYTES} bytes: two slots of {PAGE} bytes",
         f"eight entries of {SECTOR} bytes",
         f"number of rings, 1 to {RINGS_MAX}",
+        f"state: {State.READY:d} ready again, {State.LEASED:d} leased, {State.DELAYED:d} delayed, "
+        f"{State.DEAD:d} dead",
+        f"type: {MESSAGE} a message, {SETTLEMENT} a step",
+        f"flags: {MORE} the next record belongs to the same batch, {HEADERS} the payload begins",
+        f"a frame with flag {HEADERS} begins",
     ],
 )
 def test_the_numbers_in_the_text_are_those_of_the_code(sentence: str) -> None:
     assert sentence in " ".join(PAGE_TEXT.split())
+
+
+def test_the_example_of_a_header_block_is_one() -> None:
+    (example,) = re.findall(r"^    ((?:[0-9a-f]{2} ?)+)$", PAGE_TEXT, re.M)
+    assert decode_headers(bytes.fromhex(example)) == (((b"content-type", b"a/b"),), b"hi")
 
 
 def test_the_dump_is_a_queue(tmp_path: Path) -> None:
