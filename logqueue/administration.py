@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Mapping
 
 from logqueue.errors import BadOption, NoSuchQueue, OptionConflict
@@ -42,14 +41,15 @@ class Administration(LocalQueues):
         await self._pool.delete(await self._existing(name))
 
     async def describe_queue(self, name: bytes) -> Details:
-        queue = (await self._existing(name)).queue
+        handle = await self._existing(name)
+        queue = handle.queue
         unread = queue.positions.unread
         leased = delayed = dead = expired = 0
         if queue.delivery is not None:
             queue.delivery.leases.expire(self._now())
             _, leased, delayed, dead = queue.delivery.leases.counts
             expired = queue.delivery.expired
-        usage = self.usage(name)
+        usage = self._chores.usage(handle.facts)
         return Details(
             name,
             queue.settings,
@@ -68,9 +68,8 @@ class Administration(LocalQueues):
         )
 
     def list_queues(self, after: bytes | None, limit: int) -> tuple[list[Overview], bytes | None]:
-        names = (each for each in self.names() if after is None or each > after)
-        found = heapq.nsmallest(limit + 1, names)
-        seen = [(name, self.sight(name)) for name in found[:limit]]
+        names, more = self.names_after(after, limit)
+        seen = [(name, self.sight(name)) for name in names]
         rows = [
             Overview(
                 name,
@@ -83,7 +82,7 @@ class Administration(LocalQueues):
             for name, sight in seen
             if sight is not None
         ]
-        return rows, found[limit - 1] if len(found) > limit else None
+        return rows, more
 
     async def purge_queue(self, name: bytes) -> int:
         handle = await self._existing(name)

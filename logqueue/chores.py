@@ -98,11 +98,8 @@ class Chores:
             await trio.sleep(removal.size / FREED_BYTES_PER_S)
         return removal.paths != []
 
-    def usage(self, name: bytes) -> Usage:
-        """What the segments of an existing queue take on disk."""
-        facts = self._pool.facts(name)
-        if facts is None:  # damaged
-            return Usage(0, 0, 0)
+    def usage(self, facts: Resting) -> Usage:
+        """What the segments of a queue take on disk."""
         return usage(facts.sealed, facts.active_bytes, facts.consumed, self._goes_before(facts))
 
     def _goes_before(self, facts: Resting) -> int:

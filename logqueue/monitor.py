@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import json
 import os
 from collections.abc import Callable
@@ -106,10 +105,9 @@ class Monitor:
     async def _list_queues(self, after: bytes | None, limit: int) -> bytes:
         """JSON: `queues` in byte order of their names, and `next`, to be given as `after`, when
         there are more.  Names are percent-encoded, ready for a URL."""
-        names = (name for name in self._queues.names() if after is None or name > after)
-        found = heapq.nsmallest(limit + 1, names)
+        names, more = self._queues.names_after(after, limit)
         rows = []
-        for name in found[:limit]:
+        for name in names:
             await trio.lowlevel.checkpoint()
             sight = self._queues.sight(name)
             if sight is not None:
@@ -121,8 +119,8 @@ class Monitor:
                     | {"bytes_consumed": numbers.consumed, "bytes_retained": numbers.retained}
                     | {"segments": numbers.segments, "damaged": sight.is_damaged}
                 )
-        more = quote(found[limit - 1], safe="") if len(found) > limit else None
-        return json.dumps({"queues": rows, "next": more}).encode() + b"\n"
+        behind = None if more is None else quote(more, safe="")
+        return json.dumps({"queues": rows, "next": behind}).encode() + b"\n"
 
     # ------------------------------------------------------------ metrics
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from typing import NamedTuple
 
 from logqueue.chores import Chores
@@ -39,13 +40,16 @@ class Observed:
     _committer: Committer
     recovery: Recovery
 
-    def usage(self, name: bytes) -> Usage:
-        """What a queue takes on disk: what is live, what is consumed, what of that is kept."""
-        return self._chores.usage(name)
-
     def names(self) -> list[bytes]:
         """All queues, the damaged ones too, in no order."""
         return list({*self._pool.open, *self._pool.resting, *self._pool.damaged})
+
+    def names_after(self, after: bytes | None, limit: int) -> tuple[list[bytes], bytes | None]:
+        """Up to `limit` names in byte order, those after `after`; and what to give as `after` for
+        more, None when there are none."""
+        names = (name for name in self.names() if after is None or name > after)
+        found = heapq.nsmallest(limit + 1, names)
+        return found[:limit], found[limit - 1] if len(found) > limit else None
 
     def sight(self, name: bytes) -> Sight | None:
         """One queue, without opening it; None when there is none, or it is being opened.
@@ -59,7 +63,7 @@ class Observed:
             return None
         handle = self._pool.open.get(name)
         is_damaged = handle is not None and handle.queue.damage is not None
-        usage, segments = self._chores.usage(name), len(facts.sealed) + 1
+        usage, segments = self._chores.usage(facts), len(facts.sealed) + 1
         first = self._pool.first_unread(name, facts)
         return Sight(facts.positions, facts.last, segments, usage, is_damaged, first)
 

@@ -22,6 +22,7 @@ from logqueue.handle import Handle
 from logqueue.options import QueueOptions
 from logqueue.pool import Pool
 from logqueue.storage.acks import ACKS_BYTES_MIN
+from logqueue.storage.compactor import Usage
 from logqueue.storage.delivery import SKIPS_MAX
 from logqueue.storage.disk import MmapDisk
 from logqueue.storage.format import SEGMENT_BYTES_MIN
@@ -74,6 +75,11 @@ class World:
         self.chores.stored(handle)
         await self.committer.commit(handle)
         return taken
+
+    def usage(self, name: bytes) -> Usage:
+        facts = self.pool.facts(name)
+        assert facts is not None
+        return self.chores.usage(facts)
 
     async def round(self, ticks: int = 4) -> None:
         self.pool.tick += ticks
@@ -348,16 +354,16 @@ async def test_retained_seconds_hold_for_a_queue_that_nobody_uses(tmp_path: Path
         await it.take_all(b"q")
         await it.round(IDLE_TICKS)
         assert (await it.pool.acquire(b"q")).queue.view(1) == bytes(20_000)
-        usage = it.chores.usage(b"q")
+        usage = it.usage(b"q")
         assert (usage.consumed, usage.retained) == (0, 4 * SEGMENT_BYTES_MIN)
         await it.put(b"other", b"m")
-        assert it.chores.usage(b"q") == usage
+        assert it.usage(b"q") == usage
         await it.round(IDLE_TICKS)
         it.clock.now_ms += HOUR_MS
         await it.round()
         assert len(segments(tmp_path, b"q")) == 5
         it.clock.now_ms += 1
-        assert it.chores.usage(b"q").consumed == 4 * SEGMENT_BYTES_MIN
+        assert it.usage(b"q").consumed == 4 * SEGMENT_BYTES_MIN
         await it.round()
         assert len(segments(tmp_path, b"q")) == 1
         assert (await it.pool.acquire(b"q")).queue.view(1) is None
@@ -370,10 +376,10 @@ async def test_a_reset_frees_everything_whatever_is_retained(tmp_path: Path) -> 
             handle = await it.put(b"q", bytes(10_000))
         await it.pool.hand_over(handle, handle.queue.reset)
         it.chores.stored(handle)
-        assert it.chores.usage(b"q") == (size, 15 * size, 0)
+        assert it.usage(b"q") == (size, 15 * size, 0)
         await it.round()
         assert [path.name for path in segments(tmp_path, b"q")] == [segment_name(31)]
-        assert it.chores.usage(b"q") == (size, 0, 0)
+        assert it.usage(b"q") == (size, 0, 0)
         await it.put(b"q", b"m")
         assert await it.take_all(b"q") == [b"m"]
 
