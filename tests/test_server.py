@@ -28,6 +28,7 @@ from logqueue.web.server import Listener, serve
 CONFIG = Config(data_directory="", timeout_idle_s=30, drain_s=30)
 GET = b"GET / HTTP/1.1\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n"
+REPEATED = b"GET /?name=q&opt=get HTTP/1.1\r\n\r\n"  # as often as it is sent
 
 
 def with_limits(**limits: Any) -> Config:
@@ -83,6 +84,22 @@ class Promising(Later):
 
     def handle_nowait(self, request: Request) -> Response | None:
         return echo(request)._replace(promise=self._kept)
+
+
+class Repeating(Sometimes):
+    """A handler that is prepared for requests that repeat one: to those it says `body`."""
+
+    def __init__(
+        self,
+        answer: Callable[[Request], Response],
+        kept: Promise | None = None,
+        body: bytes = b"again",
+    ) -> None:
+        super().__init__(answer)
+        self._done = body, 1, kept
+
+    def prepare(self, request: Request) -> Prepared | None:
+        return Prepared(b"text/plain", takes_message=False, run=lambda _: self._done)
 
 
 def echo(request: Request) -> Response:
@@ -185,13 +202,14 @@ async def test_a_silent_client_is_closed_without_a_word(limit: str, sent: bytes)
         assert trio.current_time() >= began + 0.2
 
 
-async def test_an_answer_gives_time_for_the_next_request() -> None:
+@pytest.mark.parametrize("request_", [GET, REPEATED])
+async def test_an_answer_gives_time_for_the_next_request(request_: bytes) -> None:
     config = dataclasses.replace(CONFIG, timeout_idle_s=0.4)
-    async with served(config=config) as server:
+    async with served(config=config, handler=Repeating(lambda _: Response(b"again"))) as server:
         client = await server.connect()
         began = trio.current_time()
         while trio.current_time() < began + 3 * config.timeout_idle_s:
-            assert await exchange(client) == b"/"
+            assert await exchange(client, request_) == b"again"
             await trio.sleep(config.timeout_idle_s / 4)
 
 
@@ -297,30 +315,27 @@ async def test_half_sent_requests_are_bounded_together() -> None:
         await until_answered(server, POST % MIB + bytes(MIB))
 
 
-async def test_answers_that_are_not_taken_are_bounded_together() -> None:
+@pytest.mark.parametrize("request_", [GET, REPEATED])
+async def test_answers_that_are_not_taken_are_bounded_together(request_: bytes) -> None:
     """Over the limit nobody is answered, until those who take nothing have been closed."""
 
     def answer(request: Request) -> Response:
         return Response(bytes(16 * MIB) if request.target == b"/large" else b"small")
 
     config = dataclasses.replace(CONFIG, bytes_in_flight_max=24 * MIB)
-    async with served(answer, config) as server:
+    handler = Repeating(answer, body=b"small")
+    async with served(config=config, handler=handler) as server:
         small = await server.connect()
         for _ in range(2):
-            assert await exchange(small) == b"small"
+            assert await exchange(small, request_) == b"small"
             holder = await server.connect()
             await holder.send_all(b"GET /large HTTP/1.1\r\n\r\n")
             assert await holder.receive_some(1) == b"H"
-        answer_to_small = await exchange_raw(small)
+        await small.send_all(request_)
+        answer_to_small = await read_to_end(small)
         assert answer_to_small.startswith(b"HTTP/1.1 503 ")
         assert b"too many answers are not taken" in answer_to_small
         await until_answered(server)
-
-
-async def exchange_raw(client: trio.SocketStream) -> bytes:
-    """What comes for one request, up to the end."""
-    await client.send_all(GET)
-    return await read_to_end(client)
 
 
 async def test_a_refused_upload_can_read_why() -> None:
@@ -383,6 +398,36 @@ async def test_an_answer_does_not_leave_before_its_promise_is_kept() -> None:
         assert b"200 OK" in await waiting.receive_some()
         (await promises.receive())()
         assert b"200 OK" in await waiting.receive_some()
+
+
+async def test_a_repeated_request_waits_for_its_promise_as_well() -> None:
+    send, promises = trio.open_memory_channel[Callable[[], object]](10)
+    async with served(handler=Repeating(echo, send.send_nowait)) as server:
+        client, other = await server.connect(), await server.connect()
+        assert await exchange(client, REPEATED) == b"/?name=q&opt=get"
+        await client.send_all(REPEATED)
+        keep = await promises.receive()
+        assert await exchange(other) == b"/"
+        assert select.select([client.socket.fileno()], [], [], 0) == ([], [], [])
+        keep()
+        assert body_of(await client.receive_some()) == b"again"
+
+
+async def test_large_answers_that_wait_for_their_promise_are_bounded_together() -> None:
+    send, promises = trio.open_memory_channel[Callable[[], object]](10)
+    handler = Repeating(echo, send.send_nowait, bytes(MIB))
+    async with served(config=with_limits(bytes_in_flight_max=MIB), handler=handler) as server:
+        clients = [await server.connect() for _ in range(3)]
+        for client in clients:
+            assert await exchange(client, REPEATED) == b"/?name=q&opt=get"
+        for client in clients[:2]:
+            await client.send_all(REPEATED)
+        keep = [await promises.receive() for _ in range(2)]
+        await clients[2].send_all(REPEATED)
+        assert (await read_to_end(clients[2])).startswith(b"HTTP/1.1 503 ")
+        for each in keep:
+            each()
+        await until_answered(server)
 
 
 async def test_drain_keeps_promises() -> None:

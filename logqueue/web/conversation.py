@@ -95,7 +95,7 @@ class Conversation:
             if not data:
                 return
             template = self.template
-            if template is not None and reader.is_idle and not (shared.draining or shared.is_full):
+            if template is not None and reader.is_idle and not shared.is_full:
                 message = template.find(data)
                 done = None if message is None else template.run(message)
                 if done is not None:
